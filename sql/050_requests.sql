@@ -1,0 +1,202 @@
+-- The documented functions, and the one way into the queue that they share.
+
+-- Raises for headers that cannot be sent; returns them with every value a string. Called for what the quick test in
+-- net._enqueue did not pass, so that the usual request pays for one regular expression.
+-- API: private
+create function net._checked_headers(headers jsonb)
+  returns jsonb
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  header record;
+begin
+  if jsonb_typeof(headers) <> 'object' then
+    raise exception 'headers must be a JSON object, not %', jsonb_typeof(headers)
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Pass name/value pairs: headers := ''{"Authorization": "Bearer ..."}''::jsonb.';
+  end if;
+  if octet_length(headers::text) > 65536 then
+    raise exception 'headers are too large: % bytes', octet_length(headers::text)
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Keep them below 65536 bytes; send what is larger in the body.';
+  end if;
+  for header in select h.key, h.value, h.value #>> '{}' as text from jsonb_each(headers) h loop
+    if header.key collate "C" !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]+$' then
+      raise exception 'invalid header name %', to_json(left(header.key, 200))
+        using errcode = 'invalid_parameter_value',
+              detail  = 'A header name is made of letters, digits and !#$%&''*+-.^_`|~ (RFC 9110, token).',
+              hint    = 'Remove blanks, colons and line breaks from the name.';
+    elsif jsonb_typeof(header.value) = 'null' then
+      raise exception 'the value of header "%" is null', header.key
+        using errcode = 'invalid_parameter_value',
+              hint    = 'Leave the header out, or use an empty string. Concatenating with a NULL gives NULL: look at where the value comes from.';
+    elsif header.text collate "C" ~ '[\r\n]' then
+      -- The value may be a secret, so no message shows it.
+      raise exception 'the value of header "%" contains a line break', header.key
+        using errcode = 'invalid_parameter_value',
+              hint    = 'Line breaks would let a value forge further headers. Remove them, for example with translate(value, E''\r\n'', '''').';
+    elsif header.text collate "C" ~ '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]' then
+      raise exception 'the value of header "%" contains a control character', header.key
+        using errcode = 'invalid_parameter_value',
+              hint    = 'Remove it, or encode the value.';
+    end if;
+  end loop;
+  return coalesce((select jsonb_object_agg(h.key, h.value) from jsonb_each_text(headers) h), '{}');
+end
+$$;
+
+-- The one way into the queue: checks, inserts, wakes. Runs as the caller, and only the documented functions, which
+-- belong to the schema's owner, may call it.
+-- API: private
+create function net._enqueue(method text, url text, headers jsonb, body bytea, timeout_milliseconds integer)
+  returns bigint
+  language plpgsql
+  volatile
+  parallel unsafe
+as $$
+declare
+  request_id bigint;
+  own_xid    xid8;
+begin
+  if url is null or timeout_milliseconds is null then
+    -- As the column's constraint would, but without its DETAIL, which shows the whole row, Authorization header included.
+    raise exception 'null value in column "%" of relation "http_request_queue" violates not-null constraint',
+        case when url is null then 'url' else 'timeout_milliseconds' end
+      using errcode = 'not_null_violation',
+            schema  = 'net',
+            table   = 'http_request_queue',
+            column  = case when url is null then 'url' else 'timeout_milliseconds' end,
+            hint    = 'Concatenating with a NULL gives NULL: look at where the value comes from.';
+  end if;
+
+  if url collate "C" !~* '^https?://([^][:space:][:cntrl:]/?#@\\[]*@)?(\[[0-9a-f:.]+\]|[^][:space:][:cntrl:]/?#@:\\[]+)(:[0-9]{0,5})?([/?#][^[:space:][:cntrl:]]*)?$'
+    or pg_catalog.octet_length(url) > 65536
+  then
+    perform net._refuse_url(url);
+  end if;
+
+  if headers <> '{}' and (
+    headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
+    or pg_catalog.octet_length(headers::text) > 65536
+  ) then
+    headers := net._checked_headers(headers);
+  end if;
+
+  if timeout_milliseconds not between 1 and 86400000 then
+    raise exception 'timeout_milliseconds is out of range: %', timeout_milliseconds
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Give between 1 and 86400000 milliseconds (one day); the default is 2000.';
+  end if;
+
+  -- The transaction's id first, then the request's: the workers' low-water mark passes a request id only when every
+  -- transaction that had an id before it was given out has ended.
+  own_xid := pg_catalog.pg_current_xact_id();
+  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values (
+    method, url, headers, body, timeout_milliseconds,
+    pg_catalog.to_regrole(pg_catalog.quote_ident(session_user)),
+    pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
+  )
+  returning id into request_id;
+
+  perform net._wake_unless_promised();
+  return request_id;
+end
+$$;
+
+-- API: public
+create function net.http_get(
+  -- url for the request
+  url text,
+  -- key/value pairs to be url encoded and appended to the `url`
+  params jsonb default '{}'::jsonb,
+  -- key/values to be included in request headers
+  headers jsonb default '{}'::jsonb,
+  -- the maximum number of milliseconds the request may take before being canceled
+  timeout_milliseconds int default 2000
+)
+  -- request_id reference
+  returns bigint
+  strict
+  volatile
+  parallel unsafe
+  language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return net._enqueue('GET', net._url_with_params(url, params), headers, null, timeout_milliseconds);
+end
+$$;
+
+-- API: public
+create function net.http_post(
+  -- url for the request
+  url text,
+  -- body of the POST request
+  body jsonb default '{}'::jsonb,
+  -- key/value pairs to be url encoded and appended to the `url`
+  params jsonb default '{}'::jsonb,
+  -- key/values to be included in request headers
+  headers jsonb default '{"Content-Type": "application/json"}'::jsonb,
+  -- the maximum number of milliseconds the request may take before being canceled
+  timeout_milliseconds int default 2000
+)
+  -- request_id reference
+  returns bigint
+  volatile
+  parallel unsafe
+  language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  content_type text;
+begin
+  if headers is null then
+    headers := '{"Content-Type": "application/json"}';
+  elsif headers <> '{"Content-Type": "application/json"}' and jsonb_typeof(headers) = 'object' then
+    select h.value into content_type from jsonb_each_text(headers) h where lower(h.key) = 'content-type';
+    if not found then
+      headers := headers || '{"Content-Type": "application/json"}';
+    elsif content_type !~* '^application/json[[:blank:]]*(;|$)' then
+      raise exception 'Content-Type header must be "application/json"'
+        using errcode = 'invalid_parameter_value',
+              detail  = format('It is "%s".', left(content_type, 200)),
+              hint    = 'http_post sends its body as JSON. Leave the Content-Type out, or set it to application/json.';
+    end if;
+  end if;
+  return net._enqueue(
+    'POST', net._url_with_params(url, params), headers,
+    convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds
+  );
+end
+$$;
+
+-- API: public
+create function net.http_delete(
+  -- url for the request
+  url text,
+  -- key/value pairs to be url encoded and appended to the `url`
+  params jsonb default '{}'::jsonb,
+  -- key/values to be included in request headers
+  headers jsonb default '{}'::jsonb,
+  -- the maximum number of milliseconds the request may take before being canceled
+  timeout_milliseconds int default 2000
+)
+  -- request_id reference
+  returns bigint
+  strict
+  volatile
+  parallel unsafe
+  language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return net._enqueue('DELETE', net._url_with_params(url, params), headers, null, timeout_milliseconds);
+end
+$$;

@@ -1,0 +1,53 @@
+-- Makes pg_settings show pg_net's settings, as it does where pg_net is a C library. This changes the rule of a system
+-- view, so only a superuser can run it, and only where somebody asked for it: `pgfetch install --show-settings`, and the
+-- embedded servers. The rule depends on nothing of ours and shows nothing once the schema is gone.
+do $show$
+begin
+  if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+    raise exception 'only a superuser can make pg_settings show the pg_net settings'
+      using errcode = 'insufficient_privilege',
+            hint    = 'Install without --show-settings; the view net.settings shows them to everybody.';
+  end if;
+  set local allow_system_table_mods = on;
+
+  create or replace rule "_RETURN" as on select to pg_catalog.pg_settings do instead
+    select a.*
+    from pg_catalog.pg_show_all_settings() a
+    union all
+    select
+      k.name,
+      coalesce(
+        (
+          select pg_catalog.substr(c.entry, pg_catalog.strpos(c.entry, '=') + 1)
+          from pg_catalog.pg_db_role_setting s
+          cross join lateral pg_catalog.unnest(s.setconfig) as c (entry)
+          where pg_catalog.lower(pg_catalog.split_part(c.entry, '=', 1)) = k.name
+            and s.setrole in (0, i.owner)
+            and s.setdatabase in (0, i.database)
+          order by (s.setrole <> 0) desc, (s.setdatabase <> 0) desc
+          limit 1
+        ),
+        pg_catalog.current_setting(k.name, true),
+        case k.name when 'pg_net.database_name' then pg_catalog.current_database()::text else k.boot_val end
+      ),
+      k.unit, 'Customized Options', k.short_desc, null, 'sighup', k.vartype, 'default',
+      null, null, null, k.boot_val, k.boot_val, null, null::integer, false
+    from (
+      values
+        ('pg_net.batch_size', 'integer', null, '200', 'The most requests that one claim takes from the queue'),
+        ('pg_net.concurrency', 'integer', null, '200', 'The most requests that one worker has in flight'),
+        ('pg_net.database_name', 'string', null, 'postgres', 'The database that the worker connects to, where set on the server'),
+        ('pg_net.ttl', 'string', null, '6 hours', 'How long responses are kept'),
+        ('pg_net.username', 'string', null, '', 'The role that the worker connects as, where set on the server'),
+        ('pg_net.wake', 'bool', null, 'on', 'Whether an enqueuing transaction wakes the worker (off for two-phase commit)')
+    ) as k (name, vartype, unit, boot_val, short_desc)
+    cross join (
+      select n.nspowner, d.oid
+      from pg_catalog.pg_namespace n
+      join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = 'installation'
+      join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+      where n.nspname = 'net'
+    ) as i (owner, database)
+    where not exists (select from pg_catalog.pg_show_all_settings() a where a.name = k.name);
+end
+$show$;

@@ -1,0 +1,301 @@
+import ipaddr from 'ipaddr.js';
+
+/**
+ * The address policy: which hosts a request may reach. Everything that is not public unicast is denied unless allowed,
+ * so that SQL cannot make the worker talk to itself, to its neighbours or to a cloud's metadata service.
+ *
+ * Pure: it judges texts. Resolving a name, and dialling the very address that was judged, is the connector's duty.
+ */
+export type AddressPolicy = {
+  /**
+   * Why `host` (as `URL.hostname` writes it; any spelling of an IPv4 address is understood) may not be contacted, or
+   * undefined. For an address the verdict is final; a name that passes must still have each of its addresses judged.
+   */
+  hostDenial(host: string): string | undefined;
+  /**
+   * Why the IP address may not be dialled, or undefined. `name` is the host name it was resolved from, if any: names
+   * that the operator allowed explicitly are trusted to point anywhere but into the deny list.
+   */
+  addressDenial(address: string, name?: string): string | undefined;
+};
+
+/** What {@link createAddressPolicy} allows or denies beyond the built-in rules. `deny` wins over `allow`. */
+export type AddressPolicyOptions = {
+  /**
+   * CIDR blocks (`10.1.0.0/16`), addresses, host names (`db.internal`, `*.example.local`) or a word: `loopback`
+   * (127.0.0.0/8, ::1, `localhost`), `private` (RFC 1918, fc00::/7, and the name rules for internal names; metadata
+   * services stay denied), `all` (no built-in rule applies). An allowed name may resolve to *any* address that is not
+   * in `deny`: who controls its DNS controls where requests go. Default: nothing.
+   */
+  readonly allow?: readonly string[];
+  /** The same kinds of entries; refused whatever `allow` says. Default: nothing beyond the built-in rules. */
+  readonly deny?: readonly string[];
+};
+
+type Address = ipaddr.IPv4 | ipaddr.IPv6;
+type Range = { readonly text: string; readonly base: Address; readonly bits: number };
+type Word = 'loopback' | 'private' | 'all';
+type Entries = { readonly ranges: readonly Range[]; readonly names: readonly string[]; readonly words: Set<Word> };
+
+const words: Readonly<Record<Word, readonly string[]>> = {
+  loopback: ['127.0.0.0/8', '::1/128'],
+  private: ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7'],
+  all: ['0.0.0.0/0', '::/0'],
+};
+
+/** Denied even where `private` is allowed: an answer from here is a credential. */
+const metadataRanges: readonly Range[] = [
+  '168.63.129.16/32', // Azure's WireServer, a public address that only the host answers
+  '169.254.169.254/32',
+  '100.100.100.200/32', // Alibaba
+  '192.0.0.192/32', // Oracle
+  'fd00:ec2::/32', // Amazon
+  'fd20:ce::/32', // Google
+].map(parseBlock);
+
+/** IANA's special-purpose registries (RFC 6890 and its updates); ipaddr.js's own table is asked after this one. */
+const deniedRanges: readonly (readonly [what: string, range: Range])[] = (
+  [
+    ['this network', '0.0.0.0/8'],
+    ['private network', '10.0.0.0/8'],
+    ['carrier-grade NAT', '100.64.0.0/10'],
+    ['loopback', '127.0.0.0/8'],
+    ['link-local', '169.254.0.0/16'],
+    ['private network', '172.16.0.0/12'],
+    ['protocol assignments', '192.0.0.0/24'],
+    ['documentation', '192.0.2.0/24'],
+    ['6to4 relay', '192.88.99.0/24'],
+    ['private network', '192.168.0.0/16'],
+    ['benchmarking', '198.18.0.0/15'],
+    ['documentation', '198.51.100.0/24'],
+    ['documentation', '203.0.113.0/24'],
+    ['multicast', '224.0.0.0/4'],
+    ['reserved', '240.0.0.0/4'],
+    ['unspecified address', '::/128'],
+    ['loopback', '::1/128'],
+    ['IPv4-compatible', '::/96'],
+    ['IPv4-mapped', '::ffff:0:0/96'],
+    ['NAT64', '64:ff9b::/96'],
+    ['NAT64', '64:ff9b:1::/48'],
+    ['Teredo', '2001::/32'],
+    ['protocol assignments', '2001::/23'],
+    ['documentation', '2001:db8::/32'],
+    ['6to4', '2002::/16'],
+    ['6bone', '3ffe::/16'],
+    ['documentation', '3fff::/20'],
+    ['private network', 'fc00::/7'],
+    ['link-local', 'fe80::/10'],
+    ['site-local', 'fec0::/10'],
+    ['multicast', 'ff00::/8'],
+  ] as const
+).map(([what, block]) => [what, parseBlock(block)]);
+
+const globalUnicast6 = parseBlock('2000::/3');
+
+const metadataNames = ['metadata.goog', 'metadata.google.internal', 'instance-data.ec2.internal', 'metadata'];
+
+/** Endings that never name a public host (RFC 6761, 6762, 8375, and what clusters, routers and companies use). */
+const internalEndings = [
+  'local',
+  'localdomain',
+  'internal',
+  'intranet',
+  'private',
+  'corp',
+  'home',
+  'lan',
+  'svc',
+  'home.arpa',
+];
+
+/**
+ * Builds a policy. With no options every address that is not public unicast is denied, and so are `localhost`,
+ * single-label names and names that only mean something on a private network.
+ *
+ * @throws RangeError for an entry that is neither a CIDR block, an address, a host name nor a known word.
+ */
+export function createAddressPolicy(options: AddressPolicyOptions = {}): AddressPolicy {
+  const allow = parseEntries(options.allow ?? [], 'allow');
+  const deny = parseEntries(options.deny ?? [], 'deny');
+
+  function judge(address: Address, name: string | undefined): string | undefined {
+    const denied = firstMatch(deny.ranges, address) ?? firstEmbeddedMatch(deny.ranges, address);
+    if (denied !== undefined) return `${denied.text} is in the deny list`;
+    if (name !== undefined && listed(allow.names, name)) return undefined;
+    if (allow.words.has('all') || firstMatch(allow.ranges, address) !== undefined) return undefined;
+    const metadata = firstMatch(metadataRanges, address);
+    if (metadata !== undefined) return `${metadata.text} (metadata service)`;
+    for (const word of allow.words) {
+      if (firstMatch(wordRanges[word], address) !== undefined) return undefined;
+    }
+    return builtInDenial(address);
+  }
+
+  function judgeName(name: string): string | undefined {
+    if (listed(deny.names, name)) return 'this name is in the deny list';
+    if (deny.words.has('all')) return 'all names are in the deny list';
+    const loopback = isLocalhost(name);
+    if (loopback && deny.words.has('loopback')) return 'localhost is in the deny list';
+    if (listed(allow.names, name) || allow.words.has('all')) return undefined;
+    if (loopback)
+      return localhostAddresses.some((a) => judge(parseAddress(a), name) === undefined) ? undefined : 'localhost';
+    if (metadataNames.includes(name)) return 'a metadata service';
+    if (allow.words.has('private')) return undefined;
+    if (!name.includes('.')) return 'names without a dot';
+    const ending = internalEndings.find((e) => name.endsWith(`.${e}`));
+    return ending === undefined ? undefined : `names ending in .${ending}`;
+  }
+
+  return {
+    hostDenial(host) {
+      if (host.startsWith('[') || host.includes(':')) {
+        const inner = host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host;
+        return isAddress(inner) ? judge(parseAddress(inner), undefined) : 'not an IP address';
+      }
+      const name = canonicalName(host);
+      if (ipaddr.IPv4.isValid(name)) return judge(ipaddr.IPv4.parse(name), undefined);
+      if (/(^|\.)(\d+|0x[0-9a-f]*)$/.test(name)) return 'not an IP address';
+      if (!hostNamePattern.test(name)) return 'not a host name';
+      return judgeName(name);
+    },
+    addressDenial(address, name) {
+      if (!isAddress(address)) return 'not an IP address';
+      return judge(parseAddress(address), name === undefined ? undefined : canonicalName(name));
+    },
+  };
+}
+
+/** What `localhost` means, whatever the hosts file says (RFC 6761, 6.3), in the order in which to try. */
+export const localhostAddresses: readonly string[] = ['::1', '127.0.0.1'];
+
+/** Whether the name is `localhost` or below it. */
+export function isLocalhost(host: string): boolean {
+  const name = canonicalName(host);
+  return name === 'localhost' || name.endsWith('.localhost');
+}
+
+/** Whether the text is an IP address in its canonical kind of spelling (dotted decimal, or IPv6 without a zone). */
+export function isAddress(text: string): boolean {
+  if (text.includes(':')) return !text.includes('%') && ipaddr.IPv6.isValid(text);
+  return ipaddr.IPv4.isValidFourPartDecimal(text);
+}
+
+const hostNamePattern = /^(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$/;
+
+const wordRanges: Readonly<Record<Word, readonly Range[]>> = {
+  loopback: words.loopback.map(parseBlock),
+  private: words.private.map(parseBlock),
+  all: words.all.map(parseBlock),
+};
+
+function canonicalName(host: string): string {
+  const name = host.toLowerCase();
+  return name.endsWith('.') ? name.slice(0, -1) : name;
+}
+
+function parseAddress(text: string): Address {
+  return text.includes(':') ? ipaddr.IPv6.parse(text) : ipaddr.IPv4.parse(text);
+}
+
+function parseBlock(text: string): Range {
+  const [base, bits] = ipaddr.parseCIDR(text);
+  return { text, base, bits };
+}
+
+function parseEntries(entries: readonly string[], option: string): Entries {
+  const ranges: Range[] = [];
+  const names: string[] = [];
+  const found = new Set<Word>();
+  for (const entry of entries) {
+    const text = entry.trim().toLowerCase();
+    if (text === 'loopback' || text === 'private' || text === 'all') {
+      found.add(text);
+    } else if (isAddress(text)) {
+      ranges.push(parseBlock(`${text}/${text.includes(':') ? 128 : 32}`));
+    } else if (/[/:]/.test(text) || /(^|\.)(\d+|0x[0-9a-f]*)$/.test(text)) {
+      ranges.push(parseWrittenBlock(text, entry, option));
+    } else {
+      const name = canonicalName(text);
+      if (!hostNamePattern.test(name.startsWith('*.') ? name.slice(2) : name)) {
+        throw new RangeError(
+          `Invalid entry "${entry}" in ${option}: expected a CIDR block, a host name, "loopback", "private" or "all"`,
+        );
+      }
+      names.push(name);
+    }
+  }
+  // A denied word denies its addresses like any other block; an allowed one stays a word, because metadata services
+  // inside it remain denied.
+  if (option === 'deny') for (const word of found) ranges.push(...wordRanges[word]);
+  return { ranges, names, words: found };
+}
+
+function parseWrittenBlock(text: string, entry: string, option: string): Range {
+  const [address = '', bits = '', ...rest] = text.split('/');
+  const widest = address.includes(':') ? 128 : 32;
+  if (!isAddress(address) || !/^\d{1,3}$/.test(bits) || Number(bits) > widest || rest.length > 0) {
+    throw new RangeError(`Invalid entry "${entry}" in ${option}: not a CIDR block such as 10.0.0.0/8 or fd00::/8`);
+  }
+  return parseBlock(text);
+}
+
+/** Whether `names` lists the canonical `name` itself or, as `*.parent`, one above it. */
+function listed(names: readonly string[], name: string): boolean {
+  return names.some((entry) => (entry.startsWith('*.') ? name.endsWith(entry.slice(1)) : name === entry));
+}
+
+function firstMatch(ranges: readonly Range[], address: Address): Range | undefined {
+  return ranges.find(({ base, bits }) => base.kind() === address.kind() && address.match(base, bits));
+}
+
+/** A denied IPv4 block is also denied when a transition mechanism hides it inside an IPv6 address. */
+function firstEmbeddedMatch(ranges: readonly Range[], address: Address): Range | undefined {
+  if (!isIPv6(address)) return undefined;
+  for (const inner of embeddedIPv4(address.parts)) {
+    const match = firstMatch(ranges, inner);
+    if (match !== undefined) return match;
+  }
+  return undefined;
+}
+
+/** The IPv4 addresses that an IPv6 address may stand for: mapped, compatible, NAT64, 6to4, Teredo, ISATAP. */
+function embeddedIPv4(parts: readonly number[]): ipaddr.IPv4[] {
+  const [p0 = 0, p1 = 0, p2 = 0, , , , p6 = 0, p7 = 0] = parts;
+  const found: ipaddr.IPv4[] = [];
+  const upperZero = parts.slice(0, 5).every((part) => part === 0);
+  const translated = p0 === 0 && p1 === 0 && p2 === 0 && parts[3] === 0 && parts[4] === 0xffff && parts[5] === 0;
+  const nat64 = p0 === 0x64 && p1 === 0xff9b;
+  if ((upperZero && (parts[5] === 0 || parts[5] === 0xffff)) || translated || nat64 || isIsatap(parts)) {
+    found.push(ipv4Of(p6, p7));
+  }
+  if (p0 === 0x2002) found.push(ipv4Of(p1, p2));
+  if (p0 === 0x2001 && p1 === 0) found.push(ipv4Of(p2, parts[3] ?? 0), ipv4Of(p6 ^ 0xffff, p7 ^ 0xffff));
+  return found;
+}
+
+function ipv4Of(high: number, low: number): ipaddr.IPv4 {
+  return new ipaddr.IPv4([high >> 8, high & 0xff, low >> 8, low & 0xff]);
+}
+
+/** RFC 5214: the interface identifier is 0000:5efe or 0200:5efe followed by an IPv4 address. */
+function isIsatap(parts: readonly number[]): boolean {
+  return ((parts[4] ?? 0) & 0xfdff) === 0 && parts[5] === 0x5efe;
+}
+
+function isIPv6(address: Address): address is ipaddr.IPv6 {
+  return address.kind() === 'ipv6';
+}
+
+function builtInDenial(address: Address): string | undefined {
+  for (const [what, range] of deniedRanges) {
+    if (range.base.kind() === address.kind() && address.match(range.base, range.bits)) {
+      return `${range.text} (${what})`;
+    }
+  }
+  if (isIPv6(address)) {
+    if (isIsatap(address.parts)) return '::5efe:0:0 (ISATAP)';
+    if (!address.match(globalUnicast6.base, globalUnicast6.bits)) return 'outside 2000::/3 (not global unicast)';
+  }
+  const range = address.range();
+  return range === 'unicast' ? undefined : `special-purpose address (${range})`;
+}

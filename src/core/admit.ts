@@ -1,0 +1,38 @@
+import { type Failure, noTimings } from './outcome.ts';
+import type { ClaimedRequest, HeaderList, QueueRow } from './request.ts';
+
+/**
+ * Makes a row that we claimed into a request that can be sent, or says why it cannot be. The functions in SQL check what
+ * they enqueue; a row inserted by hand may hold anything.
+ */
+export function admit(row: QueueRow): ClaimedRequest | Failure {
+  const headers = parseHeaders(row.headersJson);
+  if (typeof headers === 'string') {
+    return { kind: 'failure', code: 'invalid_request', message: headers, timings: noTimings };
+  }
+  return { row, headers };
+}
+
+/** The header fields of a JSON object, or what is wrong with it. Values that are no strings are sent as their text. */
+function parseHeaders(json: string): HeaderList | string {
+  if (json === '{}') {
+    return [];
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(json);
+  } catch {
+    return 'The request headers are not JSON';
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    return 'The request headers are not a JSON object';
+  }
+  const headers: [string, string][] = [];
+  for (const [name, value] of Object.entries(parsed)) {
+    if (value === null) {
+      return `The value of request header ${JSON.stringify(name)} is null`;
+    }
+    headers.push([name, typeof value === 'string' ? value : JSON.stringify(value)]);
+  }
+  return headers;
+}

@@ -1,0 +1,54 @@
+import MIMEType from 'whatwg-mimetype';
+
+/** A body as text, and whether the text is all there is to know of it. */
+export type DecodedBody = {
+  /** What goes into `content`; null for an empty body. */
+  readonly text: string | null;
+  /** False where the bytes cannot be had back from the text: NUL, bytes invalid in the charset, an unknown charset. */
+  readonly exact: boolean;
+};
+
+const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/**
+ * Decodes a body by the charset that its Content-Type declares (WHATWG Encoding; UTF-8 where it declares none or one that
+ * nobody knows). NUL, which `text` cannot hold, becomes U+FFFD.
+ */
+export function decodeBody(body: Uint8Array, contentType: string | null): DecodedBody {
+  if (body.byteLength === 0) {
+    return { text: null, exact: true };
+  }
+  const charset = declaredCharset(contentType);
+  const decoded = charset === 'utf-8' ? decodeUtf8(body) : decodeOther(body, charset);
+  if (!decoded.text?.includes('\0')) {
+    return decoded;
+  }
+  return { text: decoded.text.replaceAll('\0', '\uFFFD'), exact: false };
+}
+
+function declaredCharset(contentType: string | null): string {
+  if (contentType === null || !/charset/i.test(contentType)) {
+    return 'utf-8';
+  }
+  return MIMEType.parse(contentType)?.parameters.get('charset')?.toLowerCase() ?? 'utf-8';
+}
+
+function decodeUtf8(body: Uint8Array): DecodedBody {
+  try {
+    return { text: strictUtf8.decode(body), exact: true };
+  } catch {
+    return { text: new TextDecoder('utf-8', { ignoreBOM: true }).decode(body), exact: false };
+  }
+}
+
+function decodeOther(body: Uint8Array, charset: string): DecodedBody {
+  try {
+    return { text: new TextDecoder(charset, { fatal: true, ignoreBOM: true }).decode(body), exact: true };
+  } catch (error) {
+    if (error instanceof RangeError) {
+      // A charset that nobody knows: read as UTF-8, and the bytes are kept whatever comes out.
+      return { text: decodeUtf8(body).text, exact: false };
+    }
+    return { text: new TextDecoder(charset, { ignoreBOM: true }).decode(body), exact: false };
+  }
+}

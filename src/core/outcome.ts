@@ -1,0 +1,54 @@
+import type { HeaderList } from './request.ts';
+
+/** Where the time of a request went, in milliseconds; the parts libcurl names in its time-out text. */
+export type Timings = {
+  readonly dnsMs: number;
+  readonly connectMs: number;
+  readonly transferMs: number;
+  readonly totalMs: number;
+};
+
+/** The server answered, whatever the status. */
+export type Reply = {
+  readonly kind: 'reply';
+  readonly status: number;
+  /** As the server wrote them: order, case and repetitions kept. */
+  readonly headers: HeaderList;
+  readonly body: Uint8Array;
+  /** The body was longer than the limit; `body` holds what was read up to it. */
+  readonly truncated: boolean;
+  readonly timings: Timings;
+};
+
+/** Why there is no answer; stored in `net._http_response.error_code`. */
+export type FailureCode =
+  | 'invalid_request'
+  | 'unsupported_scheme'
+  | 'invalid_url'
+  | 'denied'
+  | 'unresolvable'
+  | 'connect_failed'
+  | 'tls_failed'
+  | 'empty_reply'
+  | 'bad_reply'
+  | 'receive_failed'
+  | 'send_failed'
+  | 'too_many_redirects'
+  | 'timed_out'
+  | 'cancelled'
+  | 'failed';
+
+/** No answer: refused by us, by the network or by the deadline. */
+export type Failure = {
+  readonly kind: 'failure';
+  readonly code: FailureCode;
+  /** The text pg_net's users match on (libcurl's words), stored in `error_msg`. */
+  readonly message: string;
+  readonly timings: Timings;
+};
+
+/** What became of a request. Failures are data: only bugs throw. */
+export type Outcome = Reply | Failure;
+
+/** No time spent: for requests that were refused before anything was tried. */
+export const noTimings: Timings = Object.freeze({ dnsMs: 0, connectMs: 0, transferMs: 0, totalMs: 0 });

@@ -1,0 +1,28 @@
+/** Header fields in the order in which they are sent; a name may stand more than once. */
+export type HeaderList = readonly (readonly [name: string, value: string])[];
+
+/**
+ * A request as the queue holds it, made by the claim statement and by nothing else.
+ *
+ * The first stage of `QueueRow → ClaimedRequest → Outcome → Settlement`.
+ */
+export type QueueRow = {
+  readonly id: bigint;
+  readonly method: string;
+  readonly url: string;
+  /** The `headers` column as JSON text: SQL's `jsonb` may hold what a JavaScript object would distort. */
+  readonly headersJson: string;
+  readonly body: Uint8Array | null;
+  readonly timeoutMs: number;
+  /** OID of the login role that enqueued it, and of the role it had SET (null where none). */
+  readonly loginRole: number | null;
+  readonly setRole: number | null;
+};
+
+/**
+ * A request that is ours to send: claimed in the queue, its headers parsed. Only {@link admit} makes one.
+ */
+export type ClaimedRequest = {
+  readonly row: QueueRow;
+  readonly headers: HeaderList;
+};

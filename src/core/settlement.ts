@@ -1,0 +1,120 @@
+import { decodeBody } from './decode.ts';
+import type { Outcome } from './outcome.ts';
+import type { HeaderList, QueueRow } from './request.ts';
+
+/**
+ * What is recorded of a finished request: one row of `net._http_response`. Only {@link settlementOf} makes one, and it
+ * needs an {@link Outcome}, so a request that was not tried cannot be recorded as done.
+ */
+export type Settlement = {
+  readonly id: bigint;
+  readonly statusCode: number | null;
+  readonly contentType: string | null;
+  readonly headersJson: string | null;
+  readonly content: string | null;
+  readonly contentBytes: Uint8Array | null;
+  readonly timedOut: boolean;
+  readonly truncated: boolean | null;
+  readonly errorMessage: string | null;
+  readonly errorCode: string | null;
+  readonly loginRole: number | null;
+  readonly setRole: number | null;
+  /** The exact body; recorded only where `content` cannot hold it. */
+  readonly body: Uint8Array | null;
+};
+
+/** The row to record for what became of a request: a status or an error, never both, never neither. */
+export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
+  const asked = { id: row.id, loginRole: row.loginRole, setRole: row.setRole };
+  if (outcome.kind === 'failure') {
+    return {
+      ...asked,
+      statusCode: null,
+      contentType: null,
+      headersJson: null,
+      content: null,
+      contentBytes: null,
+      timedOut: outcome.code === 'timed_out',
+      truncated: null,
+      errorMessage: outcome.message,
+      errorCode: outcome.code,
+      body: null,
+    };
+  }
+  const contentType = lastValue(outcome.headers, 'content-type');
+  const { text, exact } = decodeBody(outcome.body, contentType);
+  return {
+    ...asked,
+    statusCode: outcome.status,
+    contentType,
+    headersJson: headersToJson(outcome.headers),
+    content: text,
+    contentBytes: exact ? null : outcome.body,
+    timedOut: false,
+    truncated: outcome.truncated,
+    errorMessage: null,
+    errorCode: null,
+    body: outcome.body,
+  };
+}
+
+/** One object with the names as the server wrote them; of equal names the last wins, as in pg_net. */
+function headersToJson(headers: HeaderList): string {
+  // Without a prototype, so that a header named __proto__ is a header like any other.
+  const object: Record<string, string> = Object.create(null);
+  for (const [name, value] of headers) {
+    object[name] = value.includes('\0') ? value.replaceAll('\0', '\uFFFD') : value;
+  }
+  return JSON.stringify(object);
+}
+
+function lastValue(headers: HeaderList, lowerCaseName: string): string | null {
+  for (let i = headers.length - 1; i >= 0; i--) {
+    const header = headers[i];
+    if (header !== undefined && header[0].toLowerCase() === lowerCaseName) {
+      return header[1].replaceAll('\0', '\uFFFD');
+    }
+  }
+  return null;
+}
+
+/** The characters beyond ASCII that a settlement holds, each once: those that a database's encoding may lack. */
+export function charactersToCheck(settlement: Settlement): Set<string> {
+  const characters = new Set<string>();
+  for (const text of [settlement.contentType, settlement.headersJson, settlement.content, settlement.errorMessage]) {
+    for (const character of text?.match(/[^\x00-\x7f]/gu) ?? []) {
+      characters.add(character);
+    }
+  }
+  return characters;
+}
+
+/** The settlement with `?` for the characters that the database cannot hold; the exact body then goes with it. */
+export function withoutCharacters(settlement: Settlement, unstorable: ReadonlySet<string>): Settlement {
+  const replaced = (text: string | null): string | null =>
+    text?.replace(/[^\x00-\x7f]/gu, (character) => (unstorable.has(character) ? '?' : character)) ?? null;
+  const content = replaced(settlement.content);
+  return {
+    ...settlement,
+    contentType: replaced(settlement.contentType),
+    headersJson: replaced(settlement.headersJson),
+    content,
+    contentBytes: content === settlement.content ? settlement.contentBytes : settlement.body,
+    errorMessage: replaced(settlement.errorMessage),
+  };
+}
+
+/** A settlement that says only that the response could not be recorded: the last resort, which no database refuses. */
+export function unrecordable(settlement: Settlement, sqlstate: string): Settlement {
+  return {
+    ...settlement,
+    statusCode: null,
+    contentType: null,
+    headersJson: null,
+    content: null,
+    contentBytes: null,
+    truncated: null,
+    errorMessage: `The response (status ${settlement.statusCode ?? 'none'}) could not be recorded: the database refused it with SQLSTATE ${sqlstate}`,
+    errorCode: 'failed',
+  };
+}

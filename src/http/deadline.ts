@@ -1,0 +1,75 @@
+import type { Timings } from '../core/outcome.ts';
+
+/** What a request is waiting for: a name, a connection, or the exchange itself. */
+export type Phase = 'dns' | 'connect' | 'transfer';
+
+/** The longest delay a Node.js timer takes (2^31 - 1 ms); more would fire at once. */
+const timerMsMax = 2_147_483_647;
+
+/**
+ * The one deadline of a request, from `send()` to its outcome across all redirects, and the account of where its time
+ * went. Whatever waits registers how to stop waiting ({@link onEnd}); the deadline does not wait for it to stop.
+ */
+export class Deadline {
+  readonly timeoutMs: number;
+  readonly #now: () => number;
+  readonly #startedAtMs: number;
+  readonly #spentMs: Record<Phase, number> = { dns: 0, connect: 0, transfer: 0 };
+  #phase: Phase = 'connect';
+  #phaseSinceMs: number;
+  #timer: NodeJS.Timeout | undefined;
+  #stop: (() => void) | undefined;
+  #ended = false;
+
+  /** Starts the clock. `onExpiry` is called once, unless {@link end} comes first. */
+  constructor(timeoutMs: number, now: () => number, onExpiry: () => void) {
+    this.timeoutMs = timeoutMs;
+    this.#now = now;
+    this.#startedAtMs = now();
+    this.#phaseSinceMs = this.#startedAtMs;
+    // Not unref'd: a request in flight is work, and its timer is cleared with it. A lookup that never returns would
+    // otherwise let the process exit with a promise pending.
+    this.#timer = setTimeout(onExpiry, Math.min(Math.max(timeoutMs, 0), timerMsMax));
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** From now on time counts for `phase`. */
+  enter(phase: Phase): void {
+    const nowMs = this.#now();
+    this.#spentMs[this.#phase] += nowMs - this.#phaseSinceMs;
+    this.#phase = phase;
+    this.#phaseSinceMs = nowMs;
+  }
+
+  /** Where the time went until now. */
+  timings(): Timings {
+    this.enter(this.#phase);
+    const { dns, connect, transfer } = this.#spentMs;
+    return {
+      dnsMs: dns,
+      connectMs: connect,
+      transferMs: transfer,
+      totalMs: this.#phaseSinceMs - this.#startedAtMs,
+    };
+  }
+
+  /** Says how to stop what the request now waits for; undefined when it waits for nothing. Called at once if too late. */
+  onEnd(stop: (() => void) | undefined): void {
+    if (this.#ended) stop?.();
+    else this.#stop = stop;
+  }
+
+  /** The request has its outcome: stops the clock, and whatever is still under way for it. */
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const stop = this.#stop;
+    this.#stop = undefined;
+    stop?.();
+  }
+}

@@ -1,0 +1,129 @@
+import type { ClaimedRequest, HeaderList } from '../core/request.ts';
+import { type Problem, problem, problems } from './failures.ts';
+
+/** One message to one server: the request itself, or what a redirect made of it. */
+export type Hop = {
+  readonly kind: 'hop';
+  /** Scheme http or https; user information and fragment removed. */
+  readonly url: URL;
+  readonly method: string;
+  /** Everything that is sent beside Host, Connection and Content-Length; values hold one byte per character. */
+  readonly headers: HeaderList;
+  readonly body: Uint8Array | null;
+};
+
+/** Computed by us, or about this connection and not about the request: a caller's value would break the framing. */
+const reservedHeaders = new Set([
+  'content-length',
+  'transfer-encoding',
+  'connection',
+  'expect',
+  'upgrade',
+  'keep-alive',
+  'te',
+  'trailer',
+]);
+
+/** Sent in upper case however they were written, since servers compare methods byte by byte. */
+const knownMethods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
+
+const tokenPattern = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 9110, 5.5: these are what a field value must not hold.
+const controlPattern = /[\u0000-\u0008\u000a-\u001f\u007f]/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: finds what is not ASCII.
+const nonAsciiPattern = /[^\u0000-\u007f]/;
+const hostPattern = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(:\d{1,5})?$/;
+
+/** Makes the first hop of a request, or says why it cannot be sent as it is. */
+export function firstHop(request: ClaimedRequest, userAgent: string): Hop | Problem {
+  const url = parseUrl(request.row.url);
+  if (url.kind === 'problem') return url;
+  const method = canonicalMethod(request.row.method);
+  if (method === undefined) return problem('invalid_request', `Invalid method: ${quote(request.row.method)}`);
+  const { body } = request.row;
+  const headers = requestHeaders(request.headers, body?.byteLength ?? 0, userAgent, url.authorization);
+  if ('kind' in headers) return headers;
+  return { kind: 'hop', url: url.url, method, headers, body };
+}
+
+type ParsedUrl = { readonly kind: 'url'; readonly url: URL; readonly authorization: string | undefined };
+
+/** Parses an absolute http(s) URL; its credentials become the value of an Authorization header. */
+function parseUrl(text: string): ParsedUrl | Problem {
+  let url: URL;
+  try {
+    url = new URL(text);
+  } catch {
+    return problems.invalidUrl;
+  }
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
+  if (url.username === '' && url.password === '') return { kind: 'url', url, authorization: undefined };
+  const credentials = Buffer.concat([percentDecoded(url.username), Buffer.from(':'), percentDecoded(url.password)]);
+  url.username = '';
+  url.password = '';
+  return { kind: 'url', url, authorization: `Basic ${credentials.toString('base64')}` };
+}
+
+/** The bytes that were percent-encoded, which need not be UTF-8. */
+function percentDecoded(text: string): Buffer {
+  return Buffer.from(
+    text.replace(/%([0-9A-Fa-f]{2})/g, (_match, hex: string) => String.fromCharCode(Number.parseInt(hex, 16))),
+    'latin1',
+  );
+}
+
+function canonicalMethod(method: string): string | undefined {
+  const upper = method.toUpperCase();
+  if (knownMethods.has(upper)) return upper;
+  // CONNECT asks for a tunnel, which is not a request that has a reply.
+  return tokenPattern.test(method) && upper !== 'CONNECT' ? method : undefined;
+}
+
+function requestHeaders(
+  given: HeaderList,
+  bodyBytes: number,
+  userAgent: string,
+  authorization: string | undefined,
+): HeaderList | Problem {
+  const headers: (readonly [string, string])[] = [];
+  let hasUserAgent = false;
+  let hasAccept = false;
+  let hasAuthorization = false;
+  let hasHost = false;
+  for (const [name, value] of given) {
+    if (!tokenPattern.test(name)) return problem('invalid_request', `Invalid header name: ${quote(name)}`);
+    if (controlPattern.test(value)) {
+      return problem('invalid_request', `Invalid value of header ${quote(name)}: it holds control characters`);
+    }
+    const lower = name.toLowerCase();
+    if (reservedHeaders.has(lower)) {
+      if (lower === 'content-length' && value.trim() === String(bodyBytes)) continue;
+      const reason = lower === 'content-length' ? `the body has ${bodyBytes} bytes` : 'it is set by the HTTP client';
+      return problem('invalid_request', `Header ${quote(name)} is not allowed: ${reason}`);
+    }
+    if (lower === 'host') {
+      if (hasHost || !hostPattern.test(value)) {
+        return problem('invalid_request', hasHost ? 'Header "Host" is given twice' : `Invalid Host: ${quote(value)}`);
+      }
+      hasHost = true;
+    }
+    hasUserAgent ||= lower === 'user-agent';
+    hasAccept ||= lower === 'accept';
+    hasAuthorization ||= lower === 'authorization';
+    headers.push([name, byteString(value)]);
+  }
+  if (authorization !== undefined && !hasAuthorization) headers.unshift(['Authorization', authorization]);
+  if (!hasAccept) headers.unshift(['Accept', '*/*']);
+  if (!hasUserAgent) headers.unshift(['User-Agent', userAgent]);
+  return headers;
+}
+
+/** Beyond ASCII a value travels as the UTF-8 bytes it has in the database, as libcurl sends it. */
+function byteString(value: string): string {
+  return nonAsciiPattern.test(value) ? Buffer.from(value, 'utf8').toString('latin1') : value;
+}
+
+/** Quotes a text of the caller's for an error message, at a bounded length. */
+function quote(text: string): string {
+  return JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}...` : text);
+}

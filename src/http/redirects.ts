@@ -1,0 +1,71 @@
+import type { HeaderList } from '../core/request.ts';
+import { type Problem, problems } from './failures.ts';
+import type { Hop } from './hop.ts';
+
+/**
+ * What may go to another origin than the one the caller wrote down. Everything else might be a credential: `apikey`,
+ * `x-api-key` and `webhook-signature` are secrets just as Authorization and Cookie are. The content headers describe
+ * a body that goes along; where it does not, they are dropped with it.
+ */
+const crossOriginHeaders = new Set([
+  'accept',
+  'accept-language',
+  'user-agent',
+  'content-type',
+  'content-language',
+  'content-encoding',
+]);
+
+/** Whether the status is a redirect that is followed (RFC 9110, 15.4; 300, 304 and 305 are replies). */
+function isRedirect(status: number): boolean {
+  return status === 301 || status === 302 || status === 303 || status === 307 || status === 308;
+}
+
+/** Where a reply redirects to, as its Location says; undefined for a reply that is the answer itself. */
+export function redirectLocation(status: number, headers: HeaderList): string | undefined {
+  if (!isRedirect(status)) return undefined;
+  const location = headers.find(([name]) => name.toLowerCase() === 'location')?.[1].trim();
+  return location === '' ? undefined : location;
+}
+
+/**
+ * The hop that a redirect asks for: the method changes as browsers do it (fetch standard, HTTP-redirect fetch),
+ * and across origins only safelisted headers go along.
+ */
+export function nextHop(hop: Hop, status: number, location: string): Hop | Problem {
+  const url = resolve(location, hop.url);
+  if ('kind' in url) return url;
+  let { method, body, headers } = hop;
+  const toGet =
+    ((status === 301 || status === 302) && method === 'POST') ||
+    (status === 303 && method !== 'GET' && method !== 'HEAD');
+  if (toGet) {
+    method = 'GET';
+    body = null;
+    headers = headers.filter(([name]) => !name.toLowerCase().startsWith('content-'));
+  }
+  if (url.origin !== hop.url.origin) {
+    const bodyGoesAlong = body !== null;
+    headers = headers.filter(([name]) => {
+      const lower = name.toLowerCase();
+      return crossOriginHeaders.has(lower) && (bodyGoesAlong || !lower.startsWith('content-'));
+    });
+  }
+  return { kind: 'hop', url, method, headers, body };
+}
+
+function resolve(location: string, base: URL): URL | Problem {
+  let url: URL;
+  try {
+    // Header bytes arrive one per character; a Location beyond ASCII is UTF-8 in practice.
+    url = new URL(Buffer.from(location, 'latin1').toString('utf8'), base);
+  } catch {
+    return problems.invalidUrl;
+  }
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
+  // The caller's own credentials already are a header, which the rules above keep or drop; a server's are not used.
+  url.username = '';
+  url.password = '';
+  url.hash = '';
+  return url;
+}

@@ -1,0 +1,52 @@
+import type { Row, Session, Statement } from '../postgres/database.ts';
+
+/**
+ * Deletes at most `$2` responses older than `$1` milliseconds, oldest first, from `$3` on: a bounded step that holds
+ * nothing up. The lower bound keeps it from reading again the index entries of what earlier steps deleted.
+ */
+const expireStatement: Statement = {
+  name: 'pgfetch_expire',
+  text: `
+    with old as materialized (
+      select r.ctid, r.created
+      from net._http_response r
+      where r.created >= $3 and r.created < pg_catalog.clock_timestamp() - $1 * interval '1 millisecond'
+      order by r.created
+      limit $2
+      for update skip locked
+    ),
+    gone as (
+      delete from net._http_response r using old where r.ctid = old.ctid
+    )
+    select pg_catalog.count(*) as expired, pg_catalog.max(old.created) as upto from old`,
+};
+
+const nextExpiryStatement: Statement = {
+  name: 'pgfetch_next_expiry',
+  text: `
+    select (extract(epoch from pg_catalog.min(r.created) + $1 * interval '1 millisecond' - pg_catalog.clock_timestamp()) * 1000)::double precision as due_ms
+    from net._http_response r
+    where r.created >= $2`,
+};
+
+export type Expired = {
+  readonly rows: number;
+  /** Everything before this has been dealt with. */
+  readonly upTo: Date;
+};
+
+/** One bounded step of expiry. Fewer rows than `rowsMax`: nothing more is due. */
+export async function expire(session: Session, ttlMs: number, rowsMax: number, from: Date): Promise<Expired> {
+  const [row] = await session.query<Row & { expired: bigint; upto: Date | null }>(expireStatement, [
+    ttlMs,
+    rowsMax,
+    from.toISOString(),
+  ]);
+  return { rows: Number(row?.expired ?? 0n), upTo: row?.upto ?? from };
+}
+
+/** In how many milliseconds the oldest response is due to expire; null where there is none. */
+export async function nextExpiryMs(session: Session, ttlMs: number, from: Date): Promise<number | null> {
+  const [row] = await session.query<Row & { due_ms: number | null }>(nextExpiryStatement, [ttlMs, from.toISOString()]);
+  return row?.due_ms ?? null;
+}

@@ -1,0 +1,80 @@
+import type { Row, Session, Statement } from '../postgres/database.ts';
+
+/**
+ * Frees what other workers held that are dead: their session is gone, or their lease has run out. Whoever loses rows
+ * loses its registration with them, which fences it; an idle worker, whose lease has lapsed because it holds nothing,
+ * keeps its own.
+ *
+ * Returns what is to be watched: until when the others that may hold something have their leases.
+ */
+const reclaimStatement: Statement = {
+  name: 'pgfetch_reclaim',
+  text: `
+    with others as materialized (
+      select
+        w.id,
+        w.lease_until,
+        net._session_lives(w.pid, w.backend_start, w.lease_until) as lives
+      from net.worker w
+      where w.id <> $1
+    ),
+    suspects as materialized (
+      select w.id, o.lives
+      from others o
+      join net.worker w on w.id = o.id
+      where not o.lives or w.lease_until <= pg_catalog.clock_timestamp()
+      for update of w skip locked
+    ),
+    freed as (
+      update net.http_request_queue q
+      set claimed_by = null, due_at = pg_catalog.clock_timestamp()
+      from suspects s, net.http_request_queue held
+      where held.claimed_by = s.id and q.id = held.id and q.claimed_by = held.claimed_by
+      returning s.id as worker_id
+    ),
+    buried as (
+      delete from net.worker w
+      using suspects s
+      where w.id = s.id and (not s.lives or s.id in (select worker_id from freed))
+    )
+    select
+      (select pg_catalog.count(*) from freed) as freed,
+      (
+        select (extract(epoch from pg_catalog.min(o.lease_until) - pg_catalog.clock_timestamp()) * 1000)::double precision
+        from others o
+        where o.lives and o.lease_until > pg_catalog.clock_timestamp()
+      ) as watch_ms`,
+};
+
+/** Claims of workers that are not registered at all: their registrations were lost in a crash, or deleted by hand. */
+const reclaimOrphansStatement: Statement = {
+  name: 'pgfetch_reclaim_orphans',
+  text: `
+    with freed as (
+      update net.http_request_queue q
+      set claimed_by = null, due_at = pg_catalog.clock_timestamp()
+      where q.claimed_by is not null
+        and not exists (select from net.worker w where w.id = q.claimed_by)
+      returning 1
+    )
+    select pg_catalog.count(*) as freed from freed`,
+};
+
+export type Reclaimed = {
+  /** How many requests are free again. */
+  readonly freed: number;
+  /** After how many milliseconds the first lease of another worker ends; null: no other holds anything. */
+  readonly watchMs: number | null;
+};
+
+/** Frees what dead workers held. Cheap where none is dead. */
+export async function reclaim(session: Session, workerId: bigint): Promise<Reclaimed> {
+  const [row] = await session.query<Row & { freed: bigint; watch_ms: number | null }>(reclaimStatement, [workerId]);
+  return { freed: Number(row?.freed ?? 0n), watchMs: row?.watch_ms ?? null };
+}
+
+/** Frees claims of workers that are unknown. Reads the whole queue: for the start of a worker. Returns how many. */
+export async function reclaimOrphans(session: Session): Promise<number> {
+  const [row] = await session.query<Row & { freed: bigint }>(reclaimOrphansStatement);
+  return Number(row?.freed ?? 0n);
+}

@@ -1,0 +1,118 @@
+import type { Row, Session, Statement } from '../postgres/database.ts';
+
+const settingsStatement: Statement = {
+  name: 'pgfetch_settings',
+  text: `
+    select
+      s.name,
+      s.setting,
+      s.source,
+      s.boot_val,
+      (extract(epoch from net._interval_or_null(case when s.name = 'pg_net.ttl' then s.setting end)) * 1000)::double precision as ms
+    from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s`,
+};
+
+const targetStatement: Statement = {
+  name: 'pgfetch_target',
+  text: `
+    select
+      nullif(pg_catalog.current_setting('pg_net.database_name', true), '') as database,
+      nullif(pg_catalog.current_setting('pg_net.username', true), '') as username`,
+};
+
+const whereStatement: Statement = {
+  name: 'pgfetch_where',
+  text: 'select pg_catalog.current_database()::text as database, session_user::text as username',
+};
+
+/**
+ * Where the server says that the worker belongs (`pg_net.database_name`, `pg_net.username`), if that is elsewhere; null
+ * where it is here. Without our schema only what holds for this session can be read.
+ */
+export async function readTarget(
+  session: Session,
+  isInstalled: boolean,
+): Promise<{ database?: string; user?: string } | null> {
+  type Where = Row & { database: string | null; username: string | null };
+  const [here] = await session.query<Where>(whereStatement);
+  let database: string | null | undefined;
+  let username: string | null | undefined;
+  if (isInstalled) {
+    const settings = await readSettings(session);
+    database = settings.databaseName;
+    username = settings.username;
+  } else {
+    const [wanted] = await session.query<Where>(targetStatement);
+    database = wanted?.database;
+    username = wanted?.username;
+  }
+  const target = {
+    ...(database && database !== here?.database && { database }),
+    ...(username && username !== here?.username && { user: username }),
+  };
+  return Object.keys(target).length === 0 ? null : target;
+}
+
+/** The settings in force for this worker, as the server holds them. */
+export type Settings = {
+  /** How long responses are kept. */
+  readonly ttlMs: number;
+  /** The most requests that one claim takes. */
+  readonly batchSize: number;
+  /** The most requests in flight. */
+  readonly concurrency: number;
+  /** The database to connect to, where the server says so. */
+  readonly databaseName: string | null;
+  /** The role to connect as, where the server says so. */
+  readonly username: string | null;
+  /** What was wrong with a setting and what is used instead, for the log. */
+  readonly problems: readonly string[];
+};
+
+type SettingRow = Row & { name: string; setting: string; source: string; boot_val: string; ms: number | null };
+
+export const defaultSettings: Settings = Object.freeze({
+  ttlMs: 6 * 3600 * 1000,
+  batchSize: 200,
+  concurrency: 200,
+  databaseName: null,
+  username: null,
+  problems: Object.freeze([]),
+});
+
+/** Reads the settings. A value that makes no sense is replaced by the default and reported in `problems`. */
+export async function readSettings(session: Session): Promise<Settings> {
+  const rows = await session.query<SettingRow>(settingsStatement);
+  const byName = new Map(rows.map((row) => [row.name, row]));
+  const problems: string[] = [];
+
+  const integer = (name: string, min: number, max: number, fallback: number): number => {
+    const text = byName.get(name)?.setting ?? '';
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) {
+      return value;
+    }
+    problems.push(`${name} is ${JSON.stringify(text)}: it must be a whole number from ${min} to ${max}; using ${fallback}`);
+    return fallback;
+  };
+  const ttl = (): number => {
+    const row = byName.get('pg_net.ttl');
+    if (row?.ms !== null && row?.ms !== undefined && row.ms >= 0) {
+      return row.ms;
+    }
+    problems.push(`pg_net.ttl is ${JSON.stringify(row?.setting ?? '')}: it must be an interval such as '6 hours'; using 6 hours`);
+    return defaultSettings.ttlMs;
+  };
+  const given = (name: string): string | null => {
+    const row = byName.get(name);
+    return row === undefined || row.source === 'default' || row.setting === '' ? null : row.setting;
+  };
+  return {
+    ttlMs: ttl(),
+    batchSize: integer('pg_net.batch_size', 1, 10_000, defaultSettings.batchSize),
+    concurrency: integer('pg_net.concurrency', 1, 10_000, defaultSettings.concurrency),
+    databaseName: given('pg_net.database_name'),
+    username: given('pg_net.username'),
+    problems,
+  };
+}

@@ -1,0 +1,104 @@
+import type { QueueRow } from '../core/request.ts';
+import type { Settlement } from '../core/settlement.ts';
+import { carryOut, type Send } from './pipeline.ts';
+
+type Flight = { readonly workerId: bigint; readonly abort: AbortController };
+
+/** A finished request that waits to be recorded, and the registration under which it was claimed. */
+export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
+
+/**
+ * The requests that this worker holds: in the air (being sent) and landed (sent, not yet recorded). They outlive the
+ * database session: a lost connection costs no answer that is already here.
+ */
+export class Flights {
+  /** Called when a request has landed; whoever records them sets it. */
+  onLanded: () => void = () => {};
+  readonly #send: Send;
+  readonly #inAir = new Map<bigint, Flight>();
+  #landed: Landed[] = [];
+  #recording = 0;
+
+  constructor(send: Send) {
+    this.#send = send;
+  }
+
+  /** How many slots are taken: a request holds its slot until it is recorded. */
+  get held(): number {
+    return this.#inAir.size + this.#landed.length + this.#recording;
+  }
+
+  get inAir(): number {
+    return this.#inAir.size;
+  }
+
+  get hasLanded(): boolean {
+    return this.#landed.length > 0;
+  }
+
+  /** Sends a claimed request. A slow one holds its slot and nothing else. */
+  start(row: QueueRow, workerId: bigint): void {
+    const abort = new AbortController();
+    this.#inAir.set(row.id, { workerId, abort });
+    void this.#fly(row, workerId, abort.signal);
+  }
+
+  async #fly(row: QueueRow, workerId: bigint, signal: AbortSignal): Promise<void> {
+    const settlement = await carryOut(row, this.#send, signal);
+    // A flight that was given up has been released or fenced: its answer is nobody's.
+    if (this.#inAir.get(row.id)?.workerId === workerId && !signal.aborted) {
+      this.#inAir.delete(row.id);
+      this.#landed.push({ workerId, settlement });
+      this.onLanded();
+    }
+  }
+
+  /** Takes up to `max` landed requests for recording; give them to {@link recorded} or {@link putBack}. */
+  takeLanded(max: number): readonly Landed[] {
+    const group = this.#landed.length <= max ? this.#landed : this.#landed.slice(0, max);
+    this.#landed = this.#landed.length <= max ? [] : this.#landed.slice(max);
+    this.#recording += group.length;
+    return group;
+  }
+
+  recorded(group: readonly Landed[]): void {
+    this.#recording -= group.length;
+  }
+
+  /** They could not be recorded (the connection was lost): they wait for the next one. */
+  putBack(group: readonly Landed[]): void {
+    this.#recording -= group.length;
+    this.#landed = [...group, ...this.#landed];
+  }
+
+  /** Gives up everything in the air; returns the ids, to be released. Nothing of them will land. */
+  giveUp(): readonly bigint[] {
+    const ids = [...this.#inAir.keys()];
+    for (const flight of this.#inAir.values()) {
+      flight.abort.abort();
+    }
+    this.#inAir.clear();
+    return ids;
+  }
+
+  /** Drops what has landed and cannot be recorded before the worker ends; its rows come free with the registration. */
+  abandon(): void {
+    this.#landed = [];
+  }
+
+  /** Drops everything that was claimed under another registration: those requests have been given to others. */
+  dropAllBut(workerId: bigint): number {
+    let dropped = 0;
+    for (const [id, flight] of this.#inAir) {
+      if (flight.workerId !== workerId) {
+        flight.abort.abort();
+        this.#inAir.delete(id);
+        dropped += 1;
+      }
+    }
+    const kept = this.#landed.filter((landed) => landed.workerId === workerId);
+    dropped += this.#landed.length - kept.length;
+    this.#landed = kept;
+    return dropped;
+  }
+}

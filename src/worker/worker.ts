@@ -1,0 +1,340 @@
+import { EventEmitter } from 'node:events';
+import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
+import { ConnectionLost, type Database, PostgresError } from '../postgres/database.ts';
+import { type Installation, inspectInstallation, schemaVersion } from '../store/installation.ts';
+import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
+import { deregister, register } from '../store/register.ts';
+import { readSettings, readTarget, type Settings } from '../store/settings.ts';
+import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
+import { Flights } from './flights.ts';
+import type { Send } from './pipeline.ts';
+import { defaultTiming, type Orders, Service, type Timing } from './service.ts';
+import { Signal } from './signal.ts';
+
+/** Where a session goes; what is missing is as in the connection string. */
+export type Target = { readonly database?: string; readonly user?: string };
+
+/** The lines that a worker writes. pino's loggers fit. */
+export type WorkerLog = {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+};
+
+export type WorkerEvents = {
+  /** The worker is connected, registered, and serves the queue. */
+  ready: [{ readonly workerId: bigint; readonly database: string; readonly listens: boolean }];
+  /** These requests have their responses recorded. */
+  recorded: [ids: readonly bigint[]];
+  /** It cannot serve; it goes on trying. Emitted once for the same problem. */
+  problem: [Error];
+  /** It has stopped; nothing follows. */
+  stopped: [];
+};
+
+export type WorkerParts = {
+  /** Opens a database session. Called again after every loss. */
+  readonly connect: (target: Target) => Promise<Database>;
+  /** Sends one request; see `src/http`. */
+  readonly send: Send;
+  /** Called once, when the worker has stopped. */
+  readonly dispose?: () => Promise<void>;
+  /** Where it runs, for people (`net.worker.name`). */
+  readonly name: string;
+  readonly version: string;
+  readonly timing?: Partial<Timing>;
+  /** How long `stop` waits for requests in flight before it gives them back to the queue, in milliseconds. */
+  readonly stopTimeoutMs: number;
+  readonly reconnect?: BackoffOptions;
+  readonly log?: WorkerLog;
+  /** A monotonic clock, in milliseconds. */
+  readonly now?: () => number;
+  readonly random?: () => number;
+};
+
+/** Raised within, for what keeps a worker from serving: it says so once and tries again. */
+export class NotReady extends Error {
+  override readonly name = 'NotReady';
+}
+
+const silentLog: WorkerLog = { info: () => {}, warn: () => {}, error: () => {} };
+
+/**
+ * Takes requests from the queue of one database, sends them, and records their responses, until it is stopped. Survives
+ * whatever the database does: it reconnects with backoff, and what is in flight meanwhile is recorded afterwards.
+ */
+export class Worker extends EventEmitter<WorkerEvents> {
+  readonly #parts: WorkerParts;
+  readonly #timing: Timing;
+  readonly #log: WorkerLog;
+  readonly #flights: Flights;
+  readonly #signal = new Signal();
+  readonly #orders: Orders = { stopping: false, restart: false, drains: 0 };
+  #service: Service | undefined;
+  #life: Promise<void> | undefined;
+  #workerId: bigint | null = null;
+  #lastProblem: string | undefined;
+  #drained: (() => void)[] = [];
+  #stopDeadline: NodeJS.Timeout | undefined;
+
+  constructor(parts: WorkerParts) {
+    super();
+    this.#parts = parts;
+    this.#timing = { ...defaultTiming, ...parts.timing };
+    this.#log = parts.log ?? silentLog;
+    this.#flights = new Flights(parts.send);
+  }
+
+  /** How many requests this worker holds at the moment. */
+  get held(): number {
+    return this.#flights.held;
+  }
+
+  /** Begins to serve. Resolves when the worker is ready; use `start({ wait: false })` to let it try in the background. */
+  async start(options: { readonly wait?: boolean } = {}): Promise<void> {
+    if (this.#life !== undefined) {
+      throw new Error('the worker has been started already; make a new one after stop()');
+    }
+    const ready = new Promise<void>((resolve) => {
+      this.once('ready', () => resolve());
+      this.once('stopped', () => resolve());
+    });
+    this.#life = this.#live();
+    if (options.wait !== false) {
+      await ready;
+    }
+  }
+
+  /**
+   * Resolves when everything that was committed before the call has been sent and recorded, and nothing is held. Requests
+   * that another worker holds, and those that are due later, are not waited for.
+   */
+  async drain(): Promise<void> {
+    if (this.#life === undefined || this.#orders.stopping) {
+      throw new Error('the worker does not run');
+    }
+    const drained = new Promise<void>((resolve) => this.#drained.push(resolve));
+    this.#orders.drains += 1;
+    this.#signal.raise();
+    await drained;
+  }
+
+  /**
+   * Stops: claims no more, waits for what is in flight (at most `stopTimeoutMs`), gives the rest back to the queue, and
+   * ends the session. Safe to call twice.
+   */
+  async stop(): Promise<void> {
+    if (!this.#orders.stopping) {
+      this.#orders.stopping = true;
+      this.#stopDeadline = setTimeout(() => void this.#giveUp(), this.#parts.stopTimeoutMs);
+      this.#signal.raise();
+    }
+    await this.#life;
+  }
+
+  async #giveUp(): Promise<void> {
+    try {
+      const released = (await this.#service?.releaseAll()) ?? this.#flights.giveUp().length;
+      this.#log.warn({ released }, `stopped with ${released} requests in flight: they are given back to the queue`);
+    } catch (error) {
+      this.#log.warn({ error: String(error) }, 'requests in flight could not be given back; they come free with the lease');
+    }
+    this.#flights.abandon();
+    this.#signal.raise();
+  }
+
+  async #live(): Promise<void> {
+    const backoff = this.#parts.reconnect ?? { firstMs: 50, lastMs: 5_000 };
+    let failures = 0;
+    while (!(this.#orders.stopping && (this.#flights.held === 0 || this.#workerId === null))) {
+      try {
+        await this.#serveOneConnection(() => {
+          failures = 0;
+        });
+      } catch (error) {
+        this.#report(error);
+        await this.#pause(backoffMs(failures, backoff, this.#parts.random));
+        failures += 1;
+      }
+    }
+    clearTimeout(this.#stopDeadline);
+    await this.#parts.dispose?.();
+    this.#log.info({}, 'stopped');
+    this.emit('stopped');
+    for (const drained of this.#drained.splice(0)) {
+      drained();
+    }
+  }
+
+  /** Waits before the next try, or until the worker is told to stop. */
+  async #pause(forMs: number): Promise<void> {
+    const until = this.#now() + forMs;
+    let left = forMs;
+    while (left > 0 && !(this.#orders.stopping && this.#flights.held === 0)) {
+      await this.#signal.wait(left);
+      left = until - this.#now();
+    }
+  }
+
+  #now(): number {
+    return (this.#parts.now ?? ((): number => performance.now()))();
+  }
+
+  async #serveOneConnection(onReady: () => void): Promise<void> {
+    const { db, settings, installation } = await this.#open();
+    let service: Service | undefined;
+    try {
+      const listens = await this.#listen(db, () => service);
+      const registration = await this.#register(db, listens);
+      this.#orders.restart = false;
+      service = new Service({
+        db,
+        ...registration,
+        settings,
+        timing: this.#timing,
+        listens,
+        flights: this.#flights,
+        signal: this.#signal,
+        orders: this.#orders,
+        now: () => this.#now(),
+        onRecorded: (ids) => this.emit('recorded', ids),
+        onDrained: () => {
+          for (const drained of this.#drained.splice(0)) {
+            drained();
+          }
+        },
+        warn: (message) => this.#log.warn({}, message),
+      });
+      this.#service = service;
+      onReady();
+      this.#lastProblem = undefined;
+      this.#log.info(
+        { database: installation.database, role: installation.role, worker: Number(registration.workerId), listens },
+        listens ? 'serving' : 'serving by polling: notifications do not arrive on this connection',
+      );
+      this.emit('ready', { workerId: registration.workerId, database: installation.database, listens });
+      const ended = db.ended.then((reason) => {
+        throw reason ?? new ConnectionLost('the connection was closed');
+      });
+      const end = await Promise.race([service.run(), ended]);
+      if (end === 'stopped') {
+        await deregister(db, registration.workerId);
+      } else if (end === 'fenced') {
+        this.#log.warn({}, 'this worker was taken for dead: what it held has been given to others');
+      }
+    } finally {
+      this.#service = undefined;
+      await db.close();
+      await service?.finish();
+    }
+  }
+
+  /** Connects, and once more to where the server's settings say; looks whether there is something to serve. */
+  async #open(): Promise<{ db: Database; settings: Settings; installation: Extract<Installation, { kind: 'ready' }> }> {
+    let db = await this.#parts.connect({});
+    try {
+      let installation = await inspectInstallation(db);
+      const target = await readTarget(db, installation.kind === 'ready');
+      if (target !== null) {
+        try {
+          const other = await this.#parts.connect(target);
+          await db.close();
+          db = other;
+          installation = await inspectInstallation(db);
+        } catch (error) {
+          this.#report(
+            new NotReady(
+              `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${messageOf(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
+            ),
+          );
+        }
+      }
+      if (installation.kind !== 'ready') {
+        throw new NotReady(explain(installation));
+      }
+      const settings = await readSettings(db);
+      for (const problem of settings.problems) {
+        this.#log.warn({}, problem);
+      }
+      return { db, settings, installation };
+    } catch (error) {
+      await db.close();
+      throw error;
+    }
+  }
+
+  async #listen(db: Database, service: () => Service | undefined): Promise<boolean> {
+    const listens = await db.listen(wakeChannel, () => service()?.wake());
+    if (listens) {
+      await db.listen(promiseChannel, () => service()?.otherPromised());
+      await db.listen(restartChannel, () => {
+        this.#orders.restart = true;
+        this.#signal.raise();
+      });
+    }
+    return listens;
+  }
+
+  /** Registers, under the old id where that still stands; frees what dead workers held. */
+  async #register(db: Database, ownsSession: boolean): Promise<{ workerId: bigint; restartSeen: bigint }> {
+    const options = {
+      name: this.#parts.name,
+      version: this.#parts.version,
+      ownsSession,
+      leaseMs: this.#timing.leaseMs,
+    };
+    const kept = this.#workerId === null ? null : await register(db, { ...options, workerId: this.#workerId });
+    const registration = kept ?? (await register(db, { ...options, workerId: null }));
+    if (registration === null) {
+      throw new Error('registering returned no row');
+    }
+    this.#workerId = registration.workerId;
+    const dropped = this.#flights.dropAllBut(registration.workerId);
+    if (dropped > 0) {
+      this.#log.warn({ dropped }, `${dropped} requests that this worker held have been given to others meanwhile`);
+    }
+    const freed = (await reclaimOrphans(db)) + (await reclaim(db, registration.workerId)).freed;
+    if (freed > 0) {
+      this.#log.info({ freed }, `${freed} requests of workers that are gone are free again`);
+    }
+    return registration;
+  }
+
+  /** Says what is wrong, once for the same problem. */
+  #report(error: unknown): void {
+    const message = messageOf(error);
+    if (message !== this.#lastProblem) {
+      this.#lastProblem = message;
+      this.#log.error({}, message);
+      this.emit('problem', error instanceof Error ? error : new Error(message));
+    }
+  }
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof PostgresError) {
+    return `${error.message} (SQLSTATE ${error.code})${error.hint === undefined ? '' : `. ${error.hint}`}`;
+  }
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What keeps a database from being served, and what to do about it. */
+export function explain(installation: Exclude<Installation, { kind: 'ready' }>): string {
+  const database = JSON.stringify(installation.database);
+  switch (installation.kind) {
+    case 'missing':
+      return `pgfetch is not installed in database ${database}. Run: pgfetch install (or CREATE EXTENSION pg_net where its files are on the server). Waiting for it.`;
+    case 'foreign':
+      return `the schema "net" in database ${database} is not pgfetch's, so there is nothing to serve. Serve another database, or rename that schema and run: pgfetch install.`;
+    case 'other_version':
+      return `database ${database} has pgfetch's schema in version ${installation.version} (${installation.schemaVersion}), and this worker works with ${schemaVersion}. ${
+        installation.schemaVersion > schemaVersion ? 'Update the worker.' : 'Run: pgfetch install (of this version).'
+      }`;
+    case 'copy':
+      return `database ${database} is a copy: pgfetch was installed on another server or database, and what that had queued is not sent from here. If this is the database that should send now, run: pgfetch adopt.`;
+    case 'standby':
+      return `the server of database ${database} is a standby (read-only). Waiting until it is promoted; connect to the primary to serve now.`;
+    case 'no_rights':
+      return `role ${JSON.stringify(installation.role)} may not serve database ${database}: ${installation.message}. Run as the schema's owner: GRANT net_worker TO ${JSON.stringify(installation.role)}.`;
+  }
+}
