@@ -7,7 +7,11 @@ begin
     raise exception 'schema "net" already exists and is not pgfetch''s'
       using errcode = 'duplicate_schema',
             detail  = 'pgfetch installs into a schema of its own and takes over no object that it did not create.',
-            hint    = 'Rename that schema (ALTER SCHEMA net RENAME TO ...), or drop it if it is a leftover, and install again.';
+            hint    = case
+                        when exists (select from pg_catalog.pg_extension where extname = 'pg_net')
+                          then 'It is the extension pg_net''s. Move its settings and pending requests if you need them, run DROP EXTENSION pg_net, and install again.'
+                        else 'Rename that schema (ALTER SCHEMA net RENAME TO ...), or drop it if it is a leftover, and install again.'
+                      end;
   end if;
 end
 $$;
@@ -137,5 +141,7 @@ create table net.installation (
   version           text        not null,
   system_identifier text        null,
   database_oid      oid         not null,
-  installed_at      timestamptz not null default now()
+  installed_at      timestamptz not null default now(),
+  -- What net._fingerprint() said then: the standard that `pgfetch doctor` compares with.
+  fingerprint       jsonb       not null
 );

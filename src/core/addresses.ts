@@ -194,12 +194,18 @@ function canonicalName(host: string): string {
 }
 
 function parseAddress(text: string): Address {
-  return text.includes(':') ? ipaddr.IPv6.parse(text) : ipaddr.IPv4.parse(text);
+  if (!text.includes(':')) return ipaddr.IPv4.parse(text);
+  // ipaddr.js takes `::1.2.3.4` (compatible) for `::ffff:1.2.3.4` (mapped); in hexadecimal there is no doubt.
+  const tail = text.slice(text.lastIndexOf(':') + 1);
+  if (!tail.includes('.')) return ipaddr.IPv6.parse(text);
+  const [a = 0, b = 0, c = 0, d = 0] = ipaddr.IPv4.parse(tail).octets;
+  const hex = `${(a * 256 + b).toString(16)}:${(c * 256 + d).toString(16)}`;
+  return ipaddr.IPv6.parse(text.slice(0, -tail.length) + hex);
 }
 
 function parseBlock(text: string): Range {
-  const [base, bits] = ipaddr.parseCIDR(text);
-  return { text, base, bits };
+  const [address = '', bits] = text.split('/');
+  return { text, base: parseAddress(address), bits: Number(bits) };
 }
 
 function parseEntries(entries: readonly string[], option: string): Entries {

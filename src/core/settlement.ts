@@ -82,7 +82,7 @@ function lastValue(headers: HeaderList, lowerCaseName: string): string | null {
 export function charactersToCheck(settlement: Settlement): Set<string> {
   const characters = new Set<string>();
   for (const text of [settlement.contentType, settlement.headersJson, settlement.content, settlement.errorMessage]) {
-    for (const character of text?.match(/[^\x00-\x7f]/gu) ?? []) {
+    for (const character of text?.match(/[\u0080-\u{10ffff}]/gu) ?? []) {
       characters.add(character);
     }
   }
@@ -92,7 +92,7 @@ export function charactersToCheck(settlement: Settlement): Set<string> {
 /** The settlement with `?` for the characters that the database cannot hold; the exact body then goes with it. */
 export function withoutCharacters(settlement: Settlement, unstorable: ReadonlySet<string>): Settlement {
   const replaced = (text: string | null): string | null =>
-    text?.replace(/[^\x00-\x7f]/gu, (character) => (unstorable.has(character) ? '?' : character)) ?? null;
+    text?.replace(/[\u0080-\u{10ffff}]/gu, (character) => (unstorable.has(character) ? '?' : character)) ?? null;
   const content = replaced(settlement.content);
   return {
     ...settlement,

@@ -8,7 +8,7 @@ import { Deadline } from './deadline.ts';
 import { type Answer, exchange } from './exchange.ts';
 import { failure, type Problem, problem, problems, timedOut } from './failures.ts';
 import { firstHop, type Hop } from './hop.ts';
-import { createPool } from './pool.ts';
+import { Pool } from './pool.ts';
 import { nextHop } from './redirects.ts';
 
 /** What {@link createHttpClient} needs to know. */
@@ -23,9 +23,9 @@ export type HttpClientOptions = {
   readonly responseBytesMax?: number;
   /** Bytes of a reply's header section; a longer one is a "Weird server reply". Default 64 KiB. */
   readonly responseHeaderBytesMax?: number;
-  /** Redirects that are followed; the next one fails the request. Default 30. */
+  /** Redirects that are followed; the next one fails the request. Default 30, as pg_net has it. */
   readonly redirectsMax?: number;
-  /** TLS settings: `ca` is trusted beside the default authorities (PEM). */
+  /** TLS settings: `ca` (PEM) is trusted beside the default authorities. */
   readonly tls?: { readonly ca?: ExtraCa };
   /** Resolves names. Default: the operating system's resolver, all addresses in its order. */
   readonly lookup?: Lookup;
@@ -36,71 +36,24 @@ export type HttpClientOptions = {
 export type HttpClient = {
   /**
    * Sends a request and follows its redirects. Never rejects for anything a server, the network or the request can do:
-   * failures are data. Settles by the request's deadline, counted from this call. An aborted `signal` cancels it.
+   * failures are data. Settles by the request's deadline, counted from this call; a time-out of 0 or less has passed
+   * at once. An aborted `signal` cancels it.
    */
   send(request: ClaimedRequest, signal?: AbortSignal): Promise<Outcome>;
   /** Cancels what is in flight, ends all sockets at once and resolves when the last has closed. Safe to call twice. */
   close(): Promise<void>;
 };
 
-const defaults = { responseBytesMax: 8 * 1024 * 1024, responseHeaderBytesMax: 64 * 1024, redirectsMax: 30 };
-
 /** Creates a client; it holds no resources until the first request. */
 export function createHttpClient(options: HttpClientOptions): HttpClient {
-  const responseBytesMax = options.responseBytesMax ?? defaults.responseBytesMax;
-  const redirectsMax = options.redirectsMax ?? defaults.redirectsMax;
   const now = options.now ?? (() => performance.now());
-  const sockets = createSocketSet();
+  const sockets = new Set<Socket>();
   const cancellations = new Set<() => void>();
-  let closed = false;
-  const pool = createPool({
-    connect: createConnector({
-      policy: options.policy,
-      lookup: options.lookup ?? systemLookup,
-      extraCa: options.tls?.ca,
-      onSocket: sockets.add,
-    }),
-    connectionsPerOriginMax: options.connectionsPerOriginMax,
-    responseHeaderBytesMax: options.responseHeaderBytesMax ?? defaults.responseHeaderBytesMax,
+  const follow = createFollower(options, (socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
   });
-
-  /** The hops of a request, one after the other, until one is not a redirect. */
-  async function follow(request: ClaimedRequest, deadline: Deadline): Promise<Outcome> {
-    let hop: Hop | Problem = firstHop(request, options.userAgent);
-    for (let redirects = 0; ; redirects++) {
-      if (hop.kind === 'problem') return failure(hop, deadline.timings());
-      const answer: Answer | Problem = await sendHop(hop, deadline);
-      if (answer.kind === 'problem') return failure(answer, deadline.timings());
-      const { status, headers, body, truncated, location } = answer;
-      if (location === undefined) {
-        return { kind: 'reply', status, headers, body, truncated, timings: deadline.timings() };
-      }
-      hop = redirects < redirectsMax ? nextHop(hop, status, location) : problems.tooManyRedirects;
-    }
-  }
-
-  /** One hop; once more on a new connection if a kept one turns out to be dead. */
-  async function sendHop(hop: Hop, deadline: Deadline): Promise<Answer | Problem> {
-    const target = targetOf(hop.url);
-    for (let fresh = false; ; fresh = true) {
-      deadline.enter('connect');
-      const acquired = pool.acquire(target, deadline, fresh);
-      const connection = acquired instanceof Promise ? await acquired : acquired;
-      if ('kind' in connection) return connection;
-      if (deadline.ended) {
-        pool.discard(connection);
-        return problems.cancelled;
-      }
-      const result = await exchange(connection, hop, responseBytesMax, deadline);
-      if (result.kind === 'answer') {
-        if (result.complete) pool.release(connection);
-        else pool.discard(connection);
-        return result;
-      }
-      pool.discard(connection);
-      if (!result.stale || fresh || deadline.ended) return result.problem;
-    }
-  }
+  let closed = false;
 
   return {
     send(request, signal) {
@@ -117,7 +70,10 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           deadline.end();
         }
 
-        if (closed || signal?.aborted) return cancel();
+        if (closed || signal?.aborted) {
+          cancel();
+          return;
+        }
         signal?.addEventListener('abort', cancel);
         cancellations.add(cancel);
         follow(request, deadline).then(settle, (error: unknown) => {
@@ -130,8 +86,49 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     async close() {
       closed = true;
       for (const cancel of cancellations) cancel();
-      await sockets.destroyAll();
+      await Promise.all([...sockets].map(destroyed));
     },
+  };
+}
+
+type Follow = (request: ClaimedRequest, deadline: Deadline) => Promise<Outcome>;
+
+/** The way of a request: its hops, one after the other, until one is not a redirect. */
+function createFollower(options: HttpClientOptions, onSocket: (socket: Socket) => void): Follow {
+  const { policy, userAgent, connectionsPerOriginMax } = options;
+  const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 64 * 1024, redirectsMax = 30 } = options;
+  const lookup = options.lookup ?? systemLookup;
+  const connect = createConnector({ policy, lookup, extraCa: options.tls?.ca, onSocket });
+  const pool = new Pool({ connect, connectionsPerOriginMax, responseHeaderBytesMax });
+
+  /** One hop; once more on a new connection if a kept one turns out to be dead. */
+  async function sendHop(hop: Hop, deadline: Deadline): Promise<Answer | Problem> {
+    const target = targetOf(hop.url);
+    for (let fresh = false; ; fresh = true) {
+      deadline.enter('connect');
+      const acquired = pool.acquire(target, deadline, fresh);
+      const connection = acquired instanceof Promise ? await acquired : acquired;
+      if ('kind' in connection) return connection;
+      const result = await exchange(connection, hop, responseBytesMax, deadline);
+      if (result.kind === 'answer' && result.complete) pool.release(connection);
+      else pool.discard(connection);
+      if (result.kind === 'answer') return result;
+      if (!result.stale || fresh) return result.problem;
+    }
+  }
+
+  return async (request, deadline) => {
+    let hop: Hop | Problem = firstHop(request, userAgent);
+    for (let redirects = 0; ; redirects++) {
+      if (hop.kind === 'problem') return failure(hop, deadline.timings());
+      const answer: Answer | Problem = await sendHop(hop, deadline);
+      if (answer.kind === 'problem') return failure(answer, deadline.timings());
+      const { status, headers, body, truncated, location } = answer;
+      if (location === undefined) {
+        return { kind: 'reply', status, headers, body, truncated, timings: deadline.timings() };
+      }
+      hop = redirects < redirectsMax ? nextHop(hop, status, location) : problems.tooManyRedirects;
+    }
   };
 }
 
@@ -143,21 +140,10 @@ function targetOf(url: URL): Target {
 
 const systemLookup: Lookup = (hostname) => dns.promises.lookup(hostname, { all: true, verbatim: true });
 
-/** Every socket there is, so that none outlives the client. */
-function createSocketSet(): { add(socket: Socket): void; destroyAll(): Promise<void> } {
-  const sockets = new Set<Socket>();
-  return {
-    add(socket) {
-      sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket));
-    },
-    async destroyAll() {
-      const closing = [...sockets].map((socket) => {
-        const closed = new Promise((resolve) => socket.once('close', resolve));
-        socket.destroy();
-        return closed;
-      });
-      await Promise.all(closing);
-    },
-  };
+/** Destroys a socket and resolves when its handle is closed. */
+function destroyed(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    socket.once('close', () => resolve());
+    socket.destroy();
+  });
 }

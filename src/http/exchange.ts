@@ -1,9 +1,9 @@
 import type { Dispatcher } from 'undici';
 import type { HeaderList } from '../core/request.ts';
+import { type Connection, StaleConnection } from './connection.ts';
 import type { Deadline } from './deadline.ts';
 import { exchangeProblem, type Problem, problems } from './failures.ts';
 import type { Hop } from './hop.ts';
-import { type Connection, StaleConnection } from './pool.ts';
 import { redirectLocation } from './redirects.ts';
 
 /** What a server said to one hop. */
@@ -136,7 +136,10 @@ class Collector implements Dispatcher.DispatchHandler {
     const settle = this.#settle;
     if (settle === undefined) return;
     // undici holds a 204 or 304 to its Content-Length, which says how long the body would have been (RFC 9110, 8.6).
-    if (this.#status === 204 || this.#status === 304) return this.#answer(false, false);
+    if (this.#status === 204 || this.#status === 304) {
+      this.#answer(false, false);
+      return;
+    }
     this.#settle = undefined;
     const progress = { replyBegun: this.#replyBegun, headersComplete: this.#status !== 0 };
     settle({ kind: 'fault', problem: exchangeProblem(error, progress), stale: this.#isStale(error) });

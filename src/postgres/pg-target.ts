@@ -50,6 +50,10 @@ export function attemptsOf(target: PgTarget): readonly PgAttempt[] {
       { ...attempt, ssl: false },
     ];
   }
+  // Not libpq's but node-postgres's word, which its parser forgets when it follows libpq.
+  if (sslMode === 'no-verify') {
+    return [{ ...attempt, ssl: { ...(typeof tls === 'object' ? tls : {}), rejectUnauthorized: false } }];
+  }
   return [tls === undefined ? attempt : { ...attempt, ssl: tls }];
 }
 

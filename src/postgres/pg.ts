@@ -28,7 +28,7 @@ export type PgConnectOptions = PgTarget & {
    * Default true: statements are prepared once, settings pinned for the session. False behind a transaction-mode pooler,
    * where the next statement may run in another server session: then nothing is kept in the session, each statement runs
    * in a transaction of its own with the settings made local (four messages in one flight). A pooler that does not show
-   * the server's process id is recognised and treated so by itself.
+   * the server's process id, and pglite-socket, are recognised and treated so by themselves.
    */
   readonly prepare?: boolean;
   /** Settings merged over {@link sessionSettings}, as `set_config` takes them; those unknown to the server are left out. */
@@ -74,6 +74,7 @@ type WireQuery = pg.QueryConfig & { readonly queryMode?: 'extended' };
 const begin: WireQuery = { text: 'begin isolation level read committed' };
 const commit: WireQuery = { text: 'commit' };
 const rollback: WireQuery = { text: 'rollback' };
+const identify = 'select pg_catalog.pg_backend_pid() as pid, pg_catalog.version() as version';
 
 class PgSession implements Database {
   readonly kind = 'pg';
@@ -213,10 +214,11 @@ class PgSession implements Database {
     }
   }
 
-  /** A pooler answers the handshake with a process id of its own. */
+  /** A pooler answers the handshake with a process id of its own; behind pglite-socket all clients have one session. */
   async #isDirect(): Promise<boolean> {
-    const [row] = rowsOf(await this.#send({ text: 'select pg_catalog.pg_backend_pid() as pid' }));
-    return row?.['pid'] === (this.#client as pg.Client & { readonly processID?: number | null }).processID;
+    const [row] = rowsOf(await this.#send({ text: identify }));
+    const { processID } = this.#client as pg.Client & { readonly processID?: number | null };
+    return row?.['pid'] === processID && !String(row?.['version']).includes('PGlite');
   }
 
   #pinning(isLocal: boolean): WireQuery {

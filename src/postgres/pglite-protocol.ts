@@ -75,7 +75,8 @@ export type Answer = {
   readonly status: string;
 };
 
-type BackendMessage = Awaited<ReturnType<PGliteInterface['execProtocol']>>['messages'][number];
+/** A message of PostgreSQL as PGlite's own parser returns it. */
+export type BackendMessage = Awaited<ReturnType<PGliteInterface['execProtocol']>>['messages'][number];
 
 /** The parts we read of PGlite's parsed messages, which its types keep in a package of their own. */
 type ParsedMessage = BackendMessage & {

@@ -10,7 +10,15 @@ import {
   type Session,
   type Statement,
 } from './database.ts';
-import { type Answer, answersOf, concat, queryMessage, statementMessages, syncMessage } from './pglite-protocol.ts';
+import {
+  type Answer,
+  answersOf,
+  type BackendMessage,
+  concat,
+  queryMessage,
+  statementMessages,
+  syncMessage,
+} from './pglite-protocol.ts';
 import { Turns } from './turns.ts';
 import { encodeParameter } from './values.ts';
 
@@ -68,13 +76,20 @@ const setApplicationName = `select pg_catalog.set_config('application_name', $1,
 /** Between two looks at a session that is in the user's transaction, in milliseconds: doubling from the first to the last. */
 const firstDelayMs = 1;
 const lastDelayMs = 50;
+/** How long close() waits for a transaction of the user to end, in milliseconds. */
+const closeGraceMs = 1_000;
 
 /**
- * Two methods that PGlite has beside its interface (PGliteWorker lacks them). The transaction mutex makes us wait our turn
- * behind `db.transaction()` instead of polling; `isInTransaction` saves a Sync, which would end an extended query that a
- * socket client has begun.
+ * Methods that the PGlite class has beside its interface. The transaction mutex makes us wait our turn behind
+ * `db.transaction()` instead of polling; `isInTransaction` saves a Sync, which would end an extended query that a socket client has
+ * begun; `execProtocolStream`, which `query()` uses too, reads our answers, where `execProtocol` hands them to the
+ * last caller of `execProtocolRawStream`: a socket client (0.5.14).
  */
 type PgliteInternals = {
+  execProtocolStream?(
+    messages: Uint8Array,
+    options: { syncToFs: boolean; throwOnError: boolean },
+  ): Promise<readonly BackendMessage[]>;
   _runExclusiveTransaction?<T>(work: () => Promise<T>): Promise<T>;
   isInTransaction?(): boolean;
 };
@@ -137,7 +152,10 @@ class PgliteSession implements Database {
     // PGlite counts the listeners of a channel, and its listen() runs LISTEN through the transaction it is given: so the
     // statement is ours (never inside a transaction of the user), and a db.listen() of the user on the channel is not disturbed.
     await this.#turns.exclusive(() => this.#whenIdle(async () => {}));
-    this.#unlisteners.push(await this.#guard(() => this.#db.listen(channel, onNotify, this.#listenThroughUs())));
+    const notify = (payload: string): void => {
+      if (this.#end === undefined) onNotify(payload);
+    };
+    this.#unlisteners.push(await this.#guard(() => this.#db.listen(channel, notify, this.#listenThroughUs())));
     return true;
   }
 
@@ -155,8 +173,15 @@ class PgliteSession implements Database {
 
   async #shutDown(): Promise<void> {
     const unlisteners = this.#unlisteners.splice(0);
-    if (this.#end === undefined && !this.#db.closed) {
-      await Promise.all(unlisteners.map((unlisten) => unlisten(this.#listenThroughUs()).catch(() => {})));
+    if (this.#end === undefined && this.#db.ready && unlisteners.length > 0) {
+      // Bounded: UNLISTEN waits for a transaction of the user, who may end it only after this close().
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const grace = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, closeGraceMs);
+      });
+      const unlistened = unlisteners.map((unlisten) => unlisten(this.#listenThroughUs()).catch(() => {}));
+      await Promise.race([Promise.all(unlistened), grace]);
+      clearTimeout(timer);
     }
     this.#finish(undefined);
   }
@@ -238,8 +263,15 @@ class PgliteSession implements Database {
   }
 
   async #call(messages: Uint8Array, syncToFs: boolean): Promise<readonly Answer[]> {
-    const answered = await this.#guard(() => this.#db.execProtocol(messages, { syncToFs, throwOnError: false }));
-    return answersOf(answered.messages);
+    const options = { syncToFs, throwOnError: false };
+    const db = this.#db;
+    return answersOf(
+      await this.#guard(async () =>
+        db.execProtocolStream === undefined
+          ? (await db.execProtocol(messages, options)).messages
+          : await db.execProtocolStream(messages, options),
+      ),
+    );
   }
 
   /** What PGlite itself throws (closed, closing, a trap in WebAssembly) ends the session; what PostgreSQL refuses does not. */

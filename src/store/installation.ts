@@ -36,11 +36,22 @@ const installationStatement: Statement = {
 export type Installation =
   | { readonly kind: 'missing'; readonly database: string }
   | { readonly kind: 'foreign'; readonly database: string }
-  | { readonly kind: 'other_version'; readonly database: string; readonly version: string; readonly schemaVersion: number }
+  | {
+      readonly kind: 'other_version';
+      readonly database: string;
+      readonly version: string;
+      readonly schemaVersion: number;
+    }
   | { readonly kind: 'copy'; readonly database: string }
   | { readonly kind: 'standby'; readonly database: string }
   | { readonly kind: 'no_rights'; readonly database: string; readonly role: string; readonly message: string }
-  | { readonly kind: 'ready'; readonly database: string; readonly role: string; readonly version: string; readonly isExtension: boolean };
+  | {
+      readonly kind: 'ready';
+      readonly database: string;
+      readonly role: string;
+      readonly version: string;
+      readonly isExtension: boolean;
+    };
 
 type Probe = Row & {
   has_schema: boolean;

@@ -92,7 +92,9 @@ export async function readSettings(session: Session): Promise<Settings> {
     if (/^\d+$/.test(text) && value >= min && value <= max) {
       return value;
     }
-    problems.push(`${name} is ${JSON.stringify(text)}: it must be a whole number from ${min} to ${max}; using ${fallback}`);
+    problems.push(
+      `${name} is ${JSON.stringify(text)}: it must be a whole number from ${min} to ${max}; using ${fallback}`,
+    );
     return fallback;
   };
   const ttl = (): number => {
@@ -100,7 +102,9 @@ export async function readSettings(session: Session): Promise<Settings> {
     if (row?.ms !== null && row?.ms !== undefined && row.ms >= 0) {
       return row.ms;
     }
-    problems.push(`pg_net.ttl is ${JSON.stringify(row?.setting ?? '')}: it must be an interval such as '6 hours'; using 6 hours`);
+    problems.push(
+      `pg_net.ttl is ${JSON.stringify(row?.setting ?? '')}: it must be an interval such as '6 hours'; using 6 hours`,
+    );
     return defaultSettings.ttlMs;
   };
   const given = (name: string): string | null => {

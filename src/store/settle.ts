@@ -16,7 +16,7 @@ const settleStatement: Statement = {
     ),
     finished as materialized (
       select *
-      from pg_catalog.unnest(
+      from unnest(
         $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[], $9::boolean[],
         $10::text[], $11::text[], $12::oid[], $13::oid[]
       ) as f (

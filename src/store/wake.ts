@@ -83,7 +83,9 @@ export async function takeTransactionId(session: Session): Promise<bigint> {
 }
 
 export async function horizon(session: Session): Promise<Horizon> {
-  const [row] = await session.query<Row & { xmin: bigint; xmax: bigint; running: readonly string[]; last_id: bigint }>(horizonStatement);
+  const [row] = await session.query<Row & { xmin: bigint; xmax: bigint; running: readonly string[]; last_id: bigint }>(
+    horizonStatement,
+  );
   if (row === undefined) {
     throw new Error('the horizon statement returned no row');
   }

@@ -16,7 +16,8 @@ export class Signal {
     if (!this.#raised) {
       await new Promise<void>((resolve) => {
         // Longer timers overflow in Node and would fire at once; waking early is harmless.
-        const timer = timeoutMs === undefined ? undefined : setTimeout(resolve, Math.min(Math.max(timeoutMs, 0), 2 ** 30));
+        const timer =
+          timeoutMs === undefined ? undefined : setTimeout(resolve, Math.min(Math.max(timeoutMs, 0), 2 ** 30));
         this.#wake = () => {
           clearTimeout(timer);
           resolve();

@@ -8,8 +8,9 @@ import { readSettings, readTarget, type Settings } from '../store/settings.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { Flights } from './flights.ts';
 import type { Send } from './pipeline.ts';
-import { defaultTiming, type Orders, Service, type Timing } from './service.ts';
+import { type Orders, Service } from './service.ts';
 import { Signal } from './signal.ts';
+import { defaultTiming, type Timing } from './timing.ts';
 
 /** Where a session goes; what is missing is as in the connection string. */
 export type Target = { readonly database?: string; readonly user?: string };
@@ -56,6 +57,9 @@ export type WorkerParts = {
 export class NotReady extends Error {
   override readonly name = 'NotReady';
 }
+
+/** A connection that served this long was sound: what ends it is a new problem, and the backoff begins anew. */
+const healthyMs = 10_000;
 
 const silentLog: WorkerLog = { info: () => {}, warn: () => {}, error: () => {} };
 
@@ -137,7 +141,10 @@ export class Worker extends EventEmitter<WorkerEvents> {
       const released = (await this.#service?.releaseAll()) ?? this.#flights.giveUp().length;
       this.#log.warn({ released }, `stopped with ${released} requests in flight: they are given back to the queue`);
     } catch (error) {
-      this.#log.warn({ error: String(error) }, 'requests in flight could not be given back; they come free with the lease');
+      this.#log.warn(
+        { error: String(error) },
+        'requests in flight could not be given back; they come free with the lease',
+      );
     }
     this.#flights.abandon();
     this.#signal.raise();
@@ -147,11 +154,14 @@ export class Worker extends EventEmitter<WorkerEvents> {
     const backoff = this.#parts.reconnect ?? { firstMs: 50, lastMs: 5_000 };
     let failures = 0;
     while (!(this.#orders.stopping && (this.#flights.held === 0 || this.#workerId === null))) {
+      const beganMs = this.#now();
       try {
-        await this.#serveOneConnection(() => {
-          failures = 0;
-        });
+        await this.#serveOneConnection();
       } catch (error) {
+        if (this.#now() - beganMs >= healthyMs) {
+          failures = 0;
+          this.#lastProblem = undefined;
+        }
         this.#report(error);
         await this.#pause(backoffMs(failures, backoff, this.#parts.random));
         failures += 1;
@@ -180,7 +190,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     return (this.#parts.now ?? ((): number => performance.now()))();
   }
 
-  async #serveOneConnection(onReady: () => void): Promise<void> {
+  async #serveOneConnection(): Promise<void> {
     const { db, settings, installation } = await this.#open();
     let service: Service | undefined;
     try {
@@ -206,8 +216,6 @@ export class Worker extends EventEmitter<WorkerEvents> {
         warn: (message) => this.#log.warn({}, message),
       });
       this.#service = service;
-      onReady();
-      this.#lastProblem = undefined;
       this.#log.info(
         { database: installation.database, role: installation.role, worker: Number(registration.workerId), listens },
         listens ? 'serving' : 'serving by polling: notifications do not arrive on this connection',
@@ -266,7 +274,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   async #listen(db: Database, service: () => Service | undefined): Promise<boolean> {
     const listens = await db.listen(wakeChannel, () => service()?.wake());
     if (listens) {
-      await db.listen(promiseChannel, () => service()?.otherPromised());
+      await db.listen(promiseChannel, () => service()?.promiseAnnounced());
       await db.listen(restartChannel, () => {
         this.#orders.restart = true;
         this.#signal.raise();

@@ -1,3 +1,4 @@
+import diagnostics from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -87,7 +88,7 @@ export function httpsServer(certificate: 'localhost' | 'other', handler: http.Re
 }
 
 /** A server that speaks whatever `handler` writes to each connection. */
-export function tcpServer(handler: (socket: net.Socket) => void): Promise<TestServer> {
+export function tcpServer(handler: (socket: net.Socket) => unknown): Promise<TestServer> {
   return listen(net.createServer(handler), 'http');
 }
 
@@ -133,7 +134,7 @@ async function listen(server: net.Server, scheme: string): Promise<TestServer> {
   return {
     port,
     url: `${scheme}://127.0.0.1:${port}`,
-    idle: () => vi.waitFor(() => expect(sockets.size).toBe(0), 5_000),
+    idle: () => vi.waitFor(() => expect(sockets.size).toBe(0), 3_000),
     connections: () => total,
   };
 }
@@ -146,4 +147,15 @@ export async function closedPort(): Promise<number> {
   server.close();
   await once(server, 'close');
   return port;
+}
+
+/** Collects the sockets that this process creates to connect somewhere, until the test ends. */
+export function watchDialling(): { readonly sockets: net.Socket[] } {
+  const sockets: net.Socket[] = [];
+  const onSocket = (message: unknown) => sockets.push((message as { socket: net.Socket }).socket);
+  diagnostics.subscribe('net.client.socket', onSocket);
+  onTestFinished(() => {
+    diagnostics.unsubscribe('net.client.socket', onSocket);
+  });
+  return { sockets };
 }

@@ -11,10 +11,6 @@ export type Capabilities = {
   readonly severalSessions: boolean;
   /** `ALTER ROLE ... SET` is applied at login. */
   readonly roleDefaults: boolean;
-  /** `statement_timeout` and `lock_timeout` act. */
-  readonly timeouts: boolean;
-  /** Our session is ours alone: a setting made in it stays. */
-  readonly ownSession: boolean;
 };
 
 export type Backend = {
@@ -24,32 +20,30 @@ export type Backend = {
 };
 
 export type RunningBackend = {
-  /** Opens a Database on the backend's test database. */
-  open(): Promise<Database>;
+  /** Opens a Database on the backend's test database; as another `user` only where there are role defaults. */
+  open(user?: string): Promise<Database>;
   /** Runs SQL as the user's own code would, beside the Databases opened. */
   asUser(sql: string, values?: readonly unknown[]): Promise<readonly Record<string, unknown>[]>;
-  /** The connection string of the test database, where there is one. */
-  readonly url: string | undefined;
   stop(): Promise<void>;
 };
 
 function pgBackend(name: string, major: ReturnType<typeof availableMajors>[number], prepare: boolean): Backend {
   return {
     name,
-    capabilities: { severalSessions: true, roleDefaults: true, timeouts: true, ownSession: prepare },
+    capabilities: { severalSessions: true, roleDefaults: true },
     async start() {
       const server = await startTestPostgres({ major });
       const database = await createDatabase(server);
       const user = new pg.Client({ connectionString: database.url });
       await user.connect();
       return {
-        url: database.url,
-        open: () =>
+        open: (role) =>
           connectPg({
             connectionString: database.url,
             applicationName: 'pgfetch contract test',
             connectTimeoutMs: 10_000,
             prepare,
+            ...(role === undefined ? {} : { user: role }),
           }),
         asUser: async (sql, values = []) => (await user.query(sql, [...values])).rows,
         async stop() {
@@ -63,11 +57,10 @@ function pgBackend(name: string, major: ReturnType<typeof availableMajors>[numbe
 
 const pgliteBackend: Backend = {
   name: 'PGlite',
-  capabilities: { severalSessions: false, roleDefaults: false, timeouts: false, ownSession: false },
+  capabilities: { severalSessions: false, roleDefaults: false },
   async start() {
     const db = await PGlite.create();
     return {
-      url: undefined,
       open: async () => openPglite(db, { applicationName: 'pgfetch contract test' }),
       asUser: async (sql, values = []) => (await db.query<Record<string, unknown>>(sql, [...values])).rows,
       stop: () => db.close(),

@@ -1,4 +1,7 @@
+import { readFileSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, connect as dial, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { ConnectionLost, type Database, PostgresError, type Statement } from '../../src/postgres/database.ts';
 import { connectPg, type PgConnectOptions } from '../../src/postgres/pg.ts';
@@ -108,6 +111,28 @@ describe('connecting', () => {
     await expect(connecting).rejects.toThrow(PostgresError);
     await expect(connecting).rejects.toMatchObject({ code: '3D000' });
     await expect(open(url, { user: 'no_such_role' })).rejects.toMatchObject({ code: '28000' });
+  });
+
+  it('logs in with a password, and does not show a wrong one', async () => {
+    const own = await startTestPostgres({ major: 18, settings: { 'pgfetch_test.name': 'password' } });
+    const admin = await open(own.connectionString);
+    await admin.execute(`create role alice login password 'right'`);
+    const rules = join(own.dataDirectory, 'pg_hba.conf');
+    writeFileSync(rules, `host all alice 127.0.0.1/32 scram-sha-256\n${readFileSync(rules, 'utf8')}`);
+    await admin.query(sql('select pg_reload_conf()'));
+    const login = (password: string): Promise<Database> =>
+      open(`postgres://alice:${password}@127.0.0.1:${own.port}/postgres`);
+    const refused = await until(
+      () =>
+        login('s3cret').then(
+          () => false as const,
+          (error: unknown) => error,
+        ),
+      'the server asks for a password',
+    );
+    expect(refused).toMatchObject({ name: 'PostgresError', code: '28P01' });
+    expect(inspect(refused, { depth: 10 })).not.toContain('s3cret');
+    expect(await (await login('right')).query(sql('select current_user::text as name'))).toEqual([{ name: 'alice' }]);
   });
 
   it('does without TLS where sslmode only prefers it', async () => {

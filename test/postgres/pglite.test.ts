@@ -20,6 +20,8 @@ const insert = sql('insert into public.note select coalesce(max(id), 0) + 1 from
 const count = async (): Promise<unknown> =>
   (await lite.query<{ n: number }>('select count(*)::int as n from public.note')).rows[0]?.n;
 
+const settings = async (): Promise<unknown> => (await lite.query('select name, setting from pg_settings')).rows;
+
 beforeAll(async () => {
   lite = await PGlite.create();
   await lite.exec(
@@ -87,6 +89,20 @@ describe('a transaction of the user', () => {
     });
     await ours;
     expect(await Promise.all(seen)).toEqual([[{ n: 2 }]]);
+  });
+
+  it('does not hold up close()', async () => {
+    const heard: string[] = [];
+    await db.listen('lite_closing', (payload) => heard.push(payload));
+    await lite.exec('begin');
+    const ours = db.query(insert);
+    ours.catch(() => {});
+    await db.close();
+    await expect(ours).rejects.toThrow(ConnectionLost);
+    await lite.exec(`notify lite_closing, 'x'; commit`);
+    await lite.exec('unlisten lite_closing');
+    expect(heard).toEqual([]);
+    expect(await count()).toBe(0);
   });
 
   it('holds up a LISTEN of ours rather than to undo it', async () => {
@@ -205,7 +221,20 @@ describe('behind pglite-socket', () => {
     }
   });
 
+  it('a commit of a socket client does not reach our in-process listen, as documented', async () => {
+    const heard: string[] = [];
+    await db.listen('lite_deaf', (payload) => heard.push(payload));
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    await client.query(`notify lite_deaf, 'from the socket'`);
+    await client.end();
+    await lite.exec(`notify lite_deaf, 'in-process'`);
+    await until(() => heard.length > 0, 'the later notification arrives');
+    expect(heard).toEqual(['in-process']);
+  });
+
   it('a worker connects through the socket: statements work, LISTEN is told apart, the session is not changed', async () => {
+    const before = await settings();
     const socket = await connectPg({ connectionString: url, applicationName: 'pgfetch', connectTimeoutMs: 10_000 });
     try {
       expect(await socket.query(sql('select $1::text as a, $2::bytea[] as b'), ['x', [new Uint8Array([0])]])).toEqual([
@@ -220,9 +249,7 @@ describe('behind pglite-socket', () => {
       expect(await socket.query(sql(`select current_setting('search_path') as path`))).toEqual([
         { path: 'pg_catalog, pg_temp' },
       ]);
-      expect((await lite.query(`select current_setting('search_path') as path`)).rows).toEqual([
-        { path: '"$user", public' },
-      ]);
+      expect(await settings()).toEqual(before);
     } finally {
       await socket.close();
     }

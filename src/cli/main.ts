@@ -1,0 +1,13 @@
+#!/usr/bin/env node
+import { reportError } from './errors.ts';
+import { createProgram } from './program.ts';
+
+// `pgfetch sql | head` closes the pipe early, which is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+process.on('uncaughtException', (error) => process.exit(reportError(error)));
+
+try {
+  await createProgram().parseAsync(process.argv);
+} catch (error) {
+  process.exitCode = reportError(error);
+}

@@ -1,0 +1,32 @@
+const exitStatus = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+type StopSignal = keyof typeof exitStatus;
+/** npx and npm pass a Ctrl-C on half a second after the terminal has sent it: that is not a second one. */
+const echoedInterruptMs = 700;
+
+/** Resolves at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. `ignore` stops looking. */
+export function untilStopSignal(now: () => number = () => performance.now()): {
+  readonly signal: Promise<StopSignal>;
+  ignore(): void;
+} {
+  let first: { readonly name: StopSignal; readonly atMs: number } | undefined;
+  let resolveSignal: (name: StopSignal) => void = () => {};
+  const signal = new Promise<StopSignal>((resolve) => {
+    resolveSignal = resolve;
+  });
+  const handle = (name: StopSignal): void => {
+    if (first === undefined) {
+      first = { name, atMs: now() };
+      resolveSignal(name);
+    } else if (name !== 'SIGINT' || first.name !== 'SIGINT' || now() - first.atMs > echoedInterruptMs) {
+      process.exit(exitStatus[name]);
+    }
+  };
+  const names = Object.keys(exitStatus) as StopSignal[];
+  for (const name of names) process.on(name, handle);
+  return {
+    signal,
+    ignore: () => {
+      for (const name of names) process.off(name, handle);
+    },
+  };
+}

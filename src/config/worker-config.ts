@@ -1,0 +1,164 @@
+import { hostname } from 'node:os';
+import { z } from 'zod';
+import { createAddressPolicy } from '../core/addresses.ts';
+import { nearestName } from './suggest.ts';
+import { version } from './version.ts';
+
+/** What a worker can be told. Everything has a default; what the database's settings say (`pg_net.ttl`, ...) is not here. */
+export type WorkerOptions = {
+  /**
+   * `postgres://user:password@host:5432/database`. Default: empty, which leaves the choice to the PG* environment variables, as
+   * libpq has them.
+   */
+  readonly connectionString?: string;
+  /**
+   * Networks and hosts that requests may reach beyond the public internet: CIDR blocks (`10.1.0.0/16`), addresses, host names
+   * (`db.internal`, `*.example.local`), or the words `loopback`, `private`, `all`. Everything else that is not public is denied,
+   * because whoever can run SQL could otherwise reach the worker's neighbours. An allowed *name* may resolve to any address
+   * that `deny` does not list. Default: nothing. At most 1,000 entries.
+   */
+  readonly allow?: readonly string[];
+  /** The same kinds of entries, refused whatever `allow` says. Default: nothing. At most 1,000 entries. */
+  readonly deny?: readonly string[];
+  /** Bytes of a response's body that are kept; the rest of a longer one is not read. 1 KiB to 256 MiB, default 8 MiB. More costs memory: every request in flight may hold as much. */
+  readonly responseBytesMax?: number;
+  /** Connections to one origin at a time; requests beyond wait for one, on their own deadline. 1 to 10,000, default 1,000: only `pg_net.concurrency` counts. */
+  readonly connectionsPerOriginMax?: number;
+  /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
+  readonly stopTimeoutMs?: number;
+  /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
+  readonly leaseMs?: number;
+  /** How often the queue is looked at where notifications do not arrive (a transaction-mode pooler). 10 to 60,000 ms, default 500. Shorter: less latency, more statements. */
+  readonly pollEveryMs?: number;
+  /** Bounds name lookup, connect, TLS and authentication with the database together. 100 to 300,000 ms, default 10,000. */
+  readonly connectTimeoutMs?: number;
+  /** Default true: statements are prepared and settings pinned once a session. False for a transaction-mode pooler that cannot be recognised. */
+  readonly prepare?: boolean;
+  /** Where the worker runs, for people: `net.worker.name`. 1 to 200 characters, default `host:pid`. */
+  readonly name?: string;
+  /** The User-Agent of requests that bring none. Visible ASCII, at most 200 characters, default `pg_net/<version> (pgfetch)`. */
+  readonly userAgent?: string;
+};
+
+/** {@link WorkerOptions}, checked, completed and frozen. */
+export type WorkerConfig = Required<WorkerOptions>;
+
+/** Options that make no sense. The message lists all of them, each with what would. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  /** One sentence for each problem. */
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(
+      problems.length === 1
+        ? `Invalid option: ${problems[0]}`
+        : `Invalid options:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`,
+    );
+    this.problems = problems;
+  }
+}
+
+const kib = 1024;
+const mib = 1024 * kib;
+const entriesMax = 1_000;
+
+const schema = z.strictObject({
+  connectionString: z
+    .string({ error: 'must be a text' })
+    .superRefine((text, context) => {
+      const problem = connectionStringProblem(text);
+      if (problem !== undefined) context.addIssue(problem);
+    })
+    .default(''),
+  allow: networks('allow'),
+  deny: networks('deny'),
+  responseBytesMax: whole(kib, 256 * mib, 8 * mib, 'bytes'),
+  connectionsPerOriginMax: whole(1, 10_000, 1_000, 'connections'),
+  stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
+  leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
+  pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),
+  connectTimeoutMs: whole(100, 300_000, 10_000, 'milliseconds'),
+  prepare: z.boolean({ error: 'must be true or false' }).default(true),
+  name: z
+    .string({ error: 'must be a text' })
+    .regex(/^\P{Cc}{1,200}$/u, 'must have 1 to 200 characters, none of them control characters')
+    .default(() => `${hostname()}:${process.pid}`),
+  userAgent: z
+    .string({ error: 'must be a text' })
+    .regex(/^[!-~]([ -~]{0,198}[!-~])?$/, 'must be visible ASCII, 1 to 200 characters')
+    .default(`pg_net/${version} (pgfetch)`),
+});
+
+/**
+ * Checks options from anywhere and completes them with the defaults. The result is frozen.
+ *
+ * @throws {@link ConfigError} listing everything that is wrong.
+ */
+export function readWorkerConfig(input: unknown = {}): WorkerConfig {
+  const result = schema.safeParse(withoutUndefined(input));
+  if (!result.success) {
+    throw new ConfigError(result.error.issues.flatMap(problemsOf));
+  }
+  const { allow, deny } = result.data;
+  return Object.freeze({ ...result.data, allow: Object.freeze(allow), deny: Object.freeze(deny) });
+}
+
+/** An option that is undefined is one that was not given. */
+function withoutUndefined(input: unknown): unknown {
+  if (typeof input !== 'object' || input === null || Array.isArray(input)) return input;
+  return Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined));
+}
+
+function whole(min: number, max: number, fallback: number, unit: string): z.ZodDefault<z.ZodInt> {
+  const error = `must be a whole number of ${unit} from ${min} to ${max} (default ${fallback})`;
+  return z.int({ error }).min(min, error).max(max, error).default(fallback);
+}
+
+function networks(option: 'allow' | 'deny'): z.ZodDefault<z.ZodArray<z.ZodString>> {
+  const entry = z.string({ error: 'must be a text' }).superRefine((text, context) => {
+    try {
+      createAddressPolicy({ [option]: [text] });
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      context.addIssue(
+        'must be a CIDR block (10.0.0.0/8), an address, a host name, or one of the words "loopback", "private", "all"',
+      );
+    }
+  });
+  return z
+    .array(entry, { error: 'must be a list of texts' })
+    .max(entriesMax, `must have at most ${entriesMax} entries`)
+    .default([]);
+}
+
+/** What is wrong with a connection string, or undefined. The text itself is never quoted: it may hold a password. */
+export function connectionStringProblem(text: string): string | undefined {
+  if (text === '' || text.startsWith('/') || /^(postgres|postgresql|socket):/i.test(text)) {
+    // The host may be missing (it then comes from PGHOST, or is a socket's directory), which a URL cannot say.
+    const withHost = text.replace(/^(\w+:\/\/(?:[^/?#@]*@)?)(?=[/?]|$)/, '$1localhost');
+    return !/^postgres/i.test(text) || URL.canParse(withHost)
+      ? undefined
+      : 'cannot be read as a URL; special characters in the password must be percent-encoded (@ is %40, / is %2F, # is %23)';
+  }
+  return /^\s*\w+\s*=/.test(text)
+    ? 'must be a URL such as postgres://user:password@host:5432/database, not "key=value" pairs'
+    : 'must look like postgres://user:password@host:5432/database';
+}
+
+function problemsOf(issue: z.core.$ZodIssue): readonly string[] {
+  if (issue.code === 'unrecognized_keys') {
+    const known = Object.keys(schema.shape);
+    return issue.keys.map((key) => {
+      const meant = nearestName(key, known);
+      return meant === undefined
+        ? `there is no option ${JSON.stringify(key)}; there are ${known.join(', ')}`
+        : `there is no option ${JSON.stringify(key)}; did you mean "${meant}"?`;
+    });
+  }
+  const [option, index] = issue.path;
+  if (option === undefined) {
+    return ['the options must be an object'];
+  }
+  return [index === undefined ? `${String(option)} ${issue.message}` : `${String(option)}[${String(index)}] ${issue.message}`];
+}

@@ -1,0 +1,22 @@
+export { ConfigError, type WorkerOptions } from './config/worker-config.ts';
+export { type EchoOptions, type EchoRequest, type EchoServer, startEchoServer } from './embedded/echo.ts';
+export { EmbeddedServerError, EmbeddedServerRunningError } from './embedded/errors.ts';
+export { startEmbeddedPostgres } from './embedded/pg-net-server.ts';
+export type { EmbeddedPostgres, EmbeddedPostgresOptions } from './embedded/postgres.ts';
+export {
+  ConnectionLost,
+  type Database,
+  type Parameter,
+  PostgresError,
+  type Row,
+  type Session,
+  type Statement,
+} from './postgres/database.ts';
+export { connectPg, type PgConnectOptions } from './postgres/pg.ts';
+export { type AdoptOptions, type AdoptReport, adopt } from './schema/adopt.ts';
+export { SchemaError } from './schema/errors.ts';
+export { type InstallReport, install } from './schema/install.ts';
+export type { ScriptOptions } from './schema/scripts.ts';
+export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
+export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
+export type { Worker, WorkerEvents, WorkerLog } from './worker/worker.ts';

@@ -1,0 +1,92 @@
+import type { Row, Session, Statement } from '../postgres/database.ts';
+import { notInstalled } from './state.ts';
+
+/** One thing that is not as it was installed. */
+export type Drift = {
+  readonly kind: 'missing' | 'changed' | 'added';
+  /** Which object: `function net.http_get(text,jsonb,jsonb,integer)`, `column net._http_response.id`, ... */
+  readonly object: string;
+  /** As installed, and as it is now; absent where there is none. */
+  readonly installed?: string;
+  readonly found?: string;
+  /** All of this in a sentence. */
+  readonly message: string;
+};
+
+const fingerprintsStatement: Statement = {
+  name: 'pgfetch_fingerprints',
+  text: 'select i.fingerprint::text as installed, net._fingerprint()::text as found from net.installation i',
+};
+
+const whereStatement: Statement = {
+  name: 'pgfetch_drift_where',
+  text: `
+    select
+      pg_catalog.to_regclass('net.installation') is not null as has_installation,
+      pg_catalog.to_regprocedure('net._fingerprint()') is not null as has_fingerprint,
+      pg_catalog.current_database()::text as database`,
+};
+
+/**
+ * Compares the schema with what was recorded when it was installed: functions, tables, columns, constraints, indexes,
+ * policies, rights. Changes that are the user's to make (LOGGED tables, triggers, further indexes, another owner) are none.
+ *
+ * @throws {@link SchemaError} where pgfetch is not installed.
+ */
+export async function findDrift(session: Session): Promise<readonly Drift[]> {
+  const [where] = await session.query<Row & { has_installation: boolean; has_fingerprint: boolean; database: string }>(
+    whereStatement,
+  );
+  if (where?.has_installation !== true) {
+    throw notInstalled(where?.database ?? '');
+  }
+  if (!where.has_fingerprint) {
+    return [missing('function net._fingerprint()', '')];
+  }
+  const [row] = await session.query<Row & { installed: string; found: string }>(fingerprintsStatement);
+  if (row === undefined) {
+    return [missing('the row of table net.installation', '')];
+  }
+  return compare(parse(row.installed), parse(row.found));
+}
+
+function compare(installed: ReadonlyMap<string, string>, found: ReadonlyMap<string, string>): readonly Drift[] {
+  const drifts: Drift[] = [];
+  for (const [object, was] of installed) {
+    const is = found.get(object);
+    if (is === undefined) {
+      drifts.push(missing(object, was));
+    } else if (was !== is && !writtenByOtherMajors(was, is)) {
+      drifts.push({
+        kind: 'changed',
+        object,
+        installed: was,
+        found: is,
+        message: `${object} is not as it was installed: it was (${was}) and is (${is}).`,
+      });
+    }
+  }
+  for (const [object, is] of found) {
+    // An index more is a user's own business.
+    if (!installed.has(object) && !object.startsWith('index ')) {
+      drifts.push({ kind: 'added', object, found: is, message: `${object} was not installed by pgfetch: ${is}.` });
+    }
+  }
+  return drifts.sort((a, b) => (a.object < b.object ? -1 : 1));
+}
+
+function missing(object: string, was: string): Drift {
+  return { kind: 'missing', object, installed: was, message: `${object} is missing.` };
+}
+
+/** PostgreSQL writes some definitions back differently in another major version: after pg_upgrade they compare as nothing. */
+function writtenByOtherMajors(was: string, is: string): boolean {
+  const major = (text: string): string | undefined => /\(PostgreSQL (\d+)\)$/.exec(text)?.[1];
+  return major(was) !== major(is);
+}
+
+function parse(json: string): ReadonlyMap<string, string> {
+  const parsed: unknown = JSON.parse(json);
+  const entries = typeof parsed === 'object' && parsed !== null ? Object.entries(parsed) : [];
+  return new Map(entries.map(([object, detail]) => [object, String(detail)]));
+}

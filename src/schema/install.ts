@@ -1,0 +1,139 @@
+import { type Database, PostgresError, type Session } from '../postgres/database.ts';
+import type { Installation } from '../store/installation.ts';
+import { installScript, packageVersion, type ScriptOptions, sqlFile } from './scripts.ts';
+import { inspect, lockInstallation, noRights, otherVersion, ownRoles, settingsView, standby } from './state.ts';
+
+export type InstallReport = {
+  readonly kind: 'installed' | 'already_installed';
+  /** The version that is installed now. */
+  readonly version: string;
+  readonly database: string;
+  /** Whether it is there as the extension `pg_net` (CREATE EXTENSION) and not as plain SQL. */
+  readonly isExtension: boolean;
+  /** Whether `pg_settings` shows pg_net's settings. */
+  readonly showsSettings: boolean;
+  /** What was done, and what was not and why: plain sentences. */
+  readonly lines: readonly string[];
+};
+
+/** The roles belong to the whole server: two databases that install at once may both create them, and one loses. */
+const attemptsMax = 3;
+const uniqueViolation = '23505';
+
+/**
+ * Installs the schema `net` as plain SQL, in one transaction: all of it or nothing. Where it is installed already nothing
+ * changes, except that `showSettings` is done if it was not.
+ *
+ * @throws `PostgresError` with detail and hint for what the script refuses (a schema or a role of that name that is not
+ *   ours, no right to create), {@link SchemaError} for an installation that this version does not work with.
+ */
+export async function install(db: Database, options: ScriptOptions = {}): Promise<InstallReport> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await db.transaction((session) => installWithin(session, options));
+    } catch (error) {
+      const lostRace = error instanceof PostgresError && error.code === uniqueViolation;
+      if (!lostRace || attempt === attemptsMax) {
+        throw error;
+      }
+    }
+  }
+}
+
+async function installWithin(session: Session, options: ScriptOptions): Promise<InstallReport> {
+  await lockInstallation(session);
+  const found = await inspect(session);
+  switch (found.kind) {
+    case 'other_version':
+      throw otherVersion(found);
+    case 'standby':
+      throw standby(found.database);
+    case 'no_rights':
+      throw noRights(found.database, found.role, found.message);
+    case 'ready':
+    case 'copy':
+      return await report(session, 'already_installed', [await describeFound(session, found)], options);
+    // The script itself refuses a foreign schema, as it does for those who paste it.
+    case 'foreign':
+    case 'missing': {
+      const rolesBefore = await ownRoles(session);
+      await session.execute(await installScript());
+      const lines = [
+        `Created the schema "net" (version ${await packageVersion()}) in database ${JSON.stringify(found.database)}.`,
+        ...roleLines(rolesBefore, await ownRoles(session)),
+      ];
+      return await report(session, 'installed', lines, options);
+    }
+  }
+}
+
+async function describeFound(
+  session: Session,
+  found: Extract<Installation, { kind: 'ready' | 'copy' }>,
+): Promise<string> {
+  const [row] = await session.query({
+    name: 'pgfetch_installed_version',
+    text: 'select i.version from net.installation i',
+  });
+  const line = `pgfetch ${String(row?.['version'])} is already installed in database ${JSON.stringify(found.database)}`;
+  return found.kind === 'copy'
+    ? `${line}, which is a copy of the one it was installed in: no worker sends from here until you run pgfetch adopt.`
+    : `${line}${found.isExtension ? ' as the extension pg_net' : ''}; nothing was changed.`;
+}
+
+function roleLines(before: readonly string[], after: readonly string[]): string[] {
+  return ['net_admin', 'net_worker'].map((role) => {
+    if (before.includes(role)) {
+      return `Used the role "${role}", which another database's installation had created.`;
+    }
+    if (after.includes(role)) {
+      return role === 'net_admin'
+        ? 'Created the role "net_admin": its members read every request and response.'
+        : 'Created the role "net_worker": grant it to the login that the worker connects as.';
+    }
+    return `Did not create the role "${role}", because this login may not create roles: ${
+      role === 'net_admin'
+        ? 'only the owner of the schema reads every request.'
+        : 'the worker must connect as the owner of the schema.'
+    }`;
+  });
+}
+
+async function report(
+  session: Session,
+  kind: InstallReport['kind'],
+  lines: readonly string[],
+  options: ScriptOptions,
+): Promise<InstallReport> {
+  const view = await settingsView(session);
+  const wanted = options.showSettings === true && !view.shown;
+  if (wanted) {
+    await session.execute(await sqlFile('optional/show_settings.sql'));
+  }
+  const settingsLine = wanted
+    ? "Made pg_settings show pg_net's settings (this changed the rule of a system view; pgfetch uninstall puts it back)."
+    : view.shown
+      ? "pg_settings shows pg_net's settings."
+      : `The settings are shown by net.settings${
+          view.isSuperuser
+            ? '; install --show-settings makes pg_settings show them too.'
+            : ' (pg_settings can only be made to by a superuser).'
+        }`;
+  const [row] = await session.query({
+    name: 'pgfetch_install_report',
+    text: `
+      select
+        i.version,
+        pg_catalog.current_database()::text as database,
+        exists (select from pg_catalog.pg_extension e where e.extname = 'pg_net') as is_extension
+      from net.installation i`,
+  });
+  return {
+    kind,
+    version: String(row?.['version']),
+    database: String(row?.['database']),
+    isExtension: row?.['is_extension'] === true,
+    showsSettings: view.shown || wanted,
+    lines: [...lines, settingsLine],
+  };
+}

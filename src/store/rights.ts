@@ -1,0 +1,120 @@
+import type { Row, Session, Statement } from '../postgres/database.ts';
+
+/**
+ * What the worker does to what, as sql/080_trust.sql grants it to net_worker, and which of it the current role may not do.
+ * What does not exist cannot be done either.
+ */
+const missingRightsStatement: Statement = {
+  name: 'pgfetch_missing_rights',
+  text: `
+    select n.need
+    from (
+      select 'USAGE on schema net' as need,
+        (select pg_catalog.has_schema_privilege(s.oid, 'USAGE') from pg_catalog.pg_namespace s where s.nspname = 'net') as held
+      union all
+      select t.privilege || ' on table ' || t.name,
+        pg_catalog.has_table_privilege(pg_catalog.to_regclass(t.name)::oid, t.privilege)
+      from (
+        values
+          ('net.http_request_queue', 'SELECT'), ('net.http_request_queue', 'DELETE'),
+          ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
+          ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE')
+      ) as t (name, privilege)
+      union all
+      select 'UPDATE (' || c.name || ') on table net.http_request_queue',
+        exists (
+          select
+          from pg_catalog.pg_attribute a
+          where a.attrelid = pg_catalog.to_regclass('net.http_request_queue') and a.attname = c.name and not a.attisdropped
+            and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
+        )
+      from (values ('claimed_by'), ('due_at')) as c (name)
+      union all
+      select s.privilege || ' on sequence ' || s.name,
+        pg_catalog.has_sequence_privilege(pg_catalog.to_regclass(s.name)::oid, s.privilege)
+      from (
+        values
+          ('net.worker_id_seq', 'USAGE'),
+          ('net.wake_promise', 'SELECT'), ('net.wake_promise', 'UPDATE'),
+          ('net.worker_restart_seq', 'SELECT'), ('net.http_request_queue_id_seq', 'SELECT')
+      ) as s (name, privilege)
+      union all
+      select 'EXECUTE on function ' || f.name,
+        pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(f.name)::oid, 'EXECUTE')
+      from (
+        values
+          ('net._session_lives(integer, timestamptz, timestamptz)'),
+          ('net._interval_or_null(text)'),
+          ('net._unstorable(bytea[])'),
+          ('net._settings_for(oid)')
+      ) as f (name)
+      union all
+      -- Without a policy for it a role is shown only its own requests, and takes the queue for empty.
+      select 'rows of other roles in ' || t.name,
+        (
+          select not pg_catalog.row_security_active(c.oid) or exists (
+            select
+            from pg_catalog.pg_policy p
+            where p.polrelid = c.oid and p.polcmd = '*'
+              and exists (select from pg_catalog.unnest(p.polroles) r (oid) where r.oid <> 0 and pg_catalog.pg_has_role(r.oid, 'USAGE'))
+          )
+          from pg_catalog.pg_class c
+          where c.oid = pg_catalog.to_regclass(t.name)
+        )
+      from (values ('net.http_request_queue'), ('net._http_response')) as t (name)
+    ) as n
+    where n.held is not true`,
+};
+
+const roleStatement: Statement = {
+  name: 'pgfetch_role',
+  text: `
+    select
+      current_user::text as name,
+      r.rolsuper as is_superuser,
+      r.rolbypassrls as bypasses_rls,
+      exists (
+        select
+        from pg_catalog.pg_namespace n
+        where n.nspname = 'net' and pg_catalog.pg_has_role(n.nspowner, 'USAGE')
+      ) as owns_schema,
+      exists (select from pg_catalog.pg_roles w where w.rolname = 'net_worker') as has_worker_role
+    from pg_catalog.pg_roles r
+    where r.rolname = current_user`,
+};
+
+export type RoleFacts = {
+  readonly name: string;
+  readonly isSuperuser: boolean;
+  readonly bypassesRls: boolean;
+  /** It has the rights of the owner of the schema `net`. */
+  readonly ownsSchema: boolean;
+  /** The role `net_worker` exists on this server. */
+  readonly hasWorkerRole: boolean;
+  /** What a worker needs and this role lacks. */
+  readonly missing: readonly string[];
+};
+
+/** The current role, and what it lacks to run a worker. */
+export async function readRights(session: Session): Promise<RoleFacts> {
+  type RoleRow = Row & {
+    name: string;
+    is_superuser: boolean;
+    bypasses_rls: boolean;
+    owns_schema: boolean;
+    has_worker_role: boolean;
+  };
+  const [role] = await session.query<RoleRow>(roleStatement);
+  if (role === undefined) {
+    throw new Error('the role statement returned no row');
+  }
+  const missing = await session.query<Row & { need: string }>(missingRightsStatement);
+  return {
+    name: role.name,
+    isSuperuser: role.is_superuser,
+    bypassesRls: role.bypasses_rls,
+    ownsSchema: role.owns_schema,
+    hasWorkerRole: role.has_worker_role,
+    missing: missing.map((row) => row.need),
+  };
+}

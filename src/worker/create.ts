@@ -1,0 +1,114 @@
+import type { PGliteInterface } from '@electric-sql/pglite';
+import { version } from '../config/version.ts';
+import { ConfigError, readWorkerConfig, type WorkerConfig, type WorkerOptions } from '../config/worker-config.ts';
+import { createAddressPolicy } from '../core/addresses.ts';
+import { createHttpClient } from '../http/client.ts';
+import { ConnectionLost, type Database } from '../postgres/database.ts';
+import { connectPg } from '../postgres/pg.ts';
+import { openPglite } from '../postgres/pglite.ts';
+import { type Target, Worker, type WorkerLog } from './worker.ts';
+
+/**
+ * What {@link createWorker} uses of a PGlite instance, written out so that this package's types need no other package. Every
+ * `PGlite` is one.
+ */
+export type PgliteInstance = {
+  readonly waitReady: Promise<void>;
+  readonly ready: boolean;
+  readonly closed: boolean;
+  runExclusive<T>(work: () => Promise<T>): Promise<T>;
+  listen(channel: string, callback: (payload: string) => void): Promise<unknown>;
+};
+
+export type CreateWorkerOptions = WorkerOptions & {
+  /**
+   * Serves this PGlite instance, in the same process, instead of a server; excludes `connectionString`. The instance stays
+   * yours: stop the worker before you close it. Not for an instance behind pglite-socket, whose clients' commits wake nobody
+   * in-process: give the socket's connection string instead.
+   */
+  readonly pglite?: PgliteInstance;
+  /** Where the worker writes what it does and what keeps it from working. pino's loggers fit. Default: nowhere; see the event `problem`. */
+  readonly log?: WorkerLog;
+};
+
+/**
+ * Makes a worker: it takes requests from the queue of one database, sends them, and records their responses. It does nothing
+ * until `start()`, which resolves when it serves; while the database is unreachable or pgfetch is not installed there, it keeps
+ * trying and emits `problem`, once for the same one.
+ *
+ * @example
+ * ```ts
+ * import { createWorker } from 'pgfetch';
+ *
+ * const worker = createWorker({ connectionString: process.env.DATABASE_URL, allow: ['10.1.0.0/16'] });
+ * worker.on('problem', (error) => console.error(error.message));
+ * await worker.start();
+ * process.once('SIGTERM', () => void worker.stop());
+ * ```
+ *
+ * @example In tests, until everything that was enqueued has its response:
+ * ```ts
+ * const worker = createWorker({ pglite: db, allow: ['loopback'] });
+ * await worker.start();
+ * await db.query(`select net.http_get('http://localhost:8000/')`);
+ * await worker.drain();
+ * await worker.stop();
+ * ```
+ *
+ * @throws {@link ConfigError} listing every option that makes no sense.
+ */
+export function createWorker(options: CreateWorkerOptions = {}): Worker {
+  const { pglite, log, ...rest } = options;
+  const config = readWorkerConfig(rest);
+  if (pglite !== undefined && rest.connectionString !== undefined) {
+    throw new ConfigError(['pglite and connectionString exclude each other; give one of them']);
+  }
+  const client = createHttpClient({
+    userAgent: config.userAgent,
+    policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
+    connectionsPerOriginMax: config.connectionsPerOriginMax,
+    responseBytesMax: config.responseBytesMax,
+  });
+  const worker = new Worker({
+    connect:
+      pglite === undefined
+        ? (target) => connectToServer(config, target)
+        : (target) => connectToPglite(pglite, target, () => void worker.stop()),
+    send: (request, signal) => client.send(request, signal),
+    dispose: () => client.close(),
+    name: config.name,
+    version,
+    timing: { leaseMs: config.leaseMs, pollEveryMs: config.pollEveryMs },
+    stopTimeoutMs: config.stopTimeoutMs,
+    ...(log === undefined ? {} : { log }),
+  });
+  return worker;
+}
+
+/** What pg_stat_activity shows, as pg_net's worker does: people look for it there. */
+const applicationName = `pg_net ${version}`;
+
+async function connectToServer(config: WorkerConfig, target: Target): Promise<Database> {
+  return await connectPg({
+    ...target,
+    connectionString: config.connectionString,
+    applicationName,
+    connectTimeoutMs: config.connectTimeoutMs,
+    prepare: config.prepare,
+    // What a crash of the server may take back is sent again, which the lease allows for; waiting for the disk would cost
+    // every group of responses a flush.
+    sessionSettings: { synchronous_commit: 'off' },
+  });
+}
+
+async function connectToPglite(pglite: PgliteInstance, target: Target, onClosed: () => void): Promise<Database> {
+  if (pglite.closed) {
+    // It never opens again.
+    onClosed();
+    throw new ConnectionLost('the PGlite instance is closed; stop the worker before closing it');
+  }
+  if (target.database !== undefined || target.user !== undefined) {
+    throw new ConnectionLost('PGlite has one database and one session, and nowhere else to connect to');
+  }
+  return openPglite(pglite as Partial<PGliteInterface> as PGliteInterface, { applicationName });
+}

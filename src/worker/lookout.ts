@@ -1,0 +1,177 @@
+import type { Database } from '../postgres/database.ts';
+import type { Claimed } from '../store/claim.ts';
+import { announcePromise, horizon, promise, takeTransactionId, withdrawPromise } from '../store/wake.ts';
+import { LowWaterMark } from './low-water.ts';
+import type { Timing } from './timing.ts';
+
+/** Wakes within {@link wakeWindowMs} from which looking by ourselves is cheaper than being notified each time. */
+const wakesForWatch = 50;
+const wakeWindowMs = 100;
+/** How often a look asks where the transactions stand, so that the low-water mark follows the traffic. */
+const horizonEveryMs = 20;
+/** Beside a long writer, an owed look is repeated once a second. */
+const owedDelayMsMax = 1_000;
+
+/**
+ * Knows when to look into the queue, and keeps the promise that spares enqueuing transactions their NOTIFY (see
+ * sql/020_wake.sql).
+ *
+ * *Resting*: every enqueuing transaction notifies, and a look follows each notification. *Watching*: under load we have
+ * promised to look by ourselves, and look every few milliseconds. Leaving the watch withdraws the promise, THEN takes a
+ * transaction id X, and owes looks until one began when every transaction up to X had ended: those before X are seen by
+ * that look, those after it have seen the promise withdrawn and notify.
+ */
+export class Lookout {
+  readonly #db: Database;
+  readonly #timing: Timing;
+  readonly #listens: boolean;
+  readonly #mark = new LowWaterMark();
+  #watching = false;
+  #promisedUntilMs = 0;
+  #owedXid: bigint | undefined;
+  #owedDelayMs = 1;
+  #lookNow = true;
+  #lookAtMs = Number.POSITIVE_INFINITY;
+  #lastFoundMs = 0;
+  #lastHorizonMs = Number.NEGATIVE_INFINITY;
+  /** Where the transactions stood before the look under way; undefined where it did not ask. */
+  #xminBeforeLook: bigint | undefined;
+  #wakeTimesMs: number[] = [];
+  #ownAnnouncements = 0;
+
+  constructor(db: Database, timing: Timing, listens: boolean) {
+    this.#db = db;
+    this.#timing = timing;
+    this.#listens = listens;
+  }
+
+  /** A transaction that enqueued has committed. */
+  wake(nowMs: number): void {
+    this.#lookNow = true;
+    this.#wakeTimesMs.push(nowMs);
+    if (this.#wakeTimesMs.length > wakesForWatch) {
+      this.#wakeTimesMs.shift();
+    }
+  }
+
+  /** Looks as soon as there is a free slot. */
+  lookNow(): void {
+    this.#lookNow = true;
+  }
+
+  /** Lets the next look start from the first id. */
+  sweep(): void {
+    this.#mark.sweep();
+    this.#lookNow = true;
+  }
+
+  isDue(nowMs: number): boolean {
+    return this.#lookNow || nowMs >= this.#lookAtMs;
+  }
+
+  /** When the next look is due without a notification; the past where one is due now. */
+  get dueAtMs(): number {
+    return this.#lookNow ? Number.NEGATIVE_INFINITY : this.#lookAtMs;
+  }
+
+  /** Whether it has promised to look, or owes a look. */
+  get engaged(): boolean {
+    return this.#watching || this.#owedXid !== undefined;
+  }
+
+  /** NOTIFY reaches its sender too: whether an announced promise is one of our own. */
+  isOwnAnnouncement(): boolean {
+    if (this.#ownAnnouncements === 0) {
+      return false;
+    }
+    this.#ownAnnouncements -= 1;
+    return true;
+  }
+
+  /**
+   * Before a look: returns the id above which it is to claim. What is asked here of the transactions holds for the claim's
+   * snapshot, which is taken later on the same session.
+   */
+  async beforeLook(nowMs: number): Promise<bigint> {
+    this.#lookNow = false;
+    this.#xminBeforeLook = undefined;
+    if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
+      this.#lastHorizonMs = nowMs;
+      const seen = await horizon(this.#db);
+      this.#xminBeforeLook = seen.xmin;
+      this.#mark.observe(seen, nowMs);
+    }
+    return this.#mark.afterId;
+  }
+
+  /** After a look that asked for `slots` requests above `fromId`: decides when to look next. */
+  async afterLook(fromId: bigint, slots: number, claimed: Claimed, nowMs: number): Promise<void> {
+    const found = claimed.rows.length;
+    const tookAll = found < slots;
+    this.#mark.looked(fromId, tookAll, claimed.highestFreshId);
+    if (found > 0) {
+      this.#lastFoundMs = nowMs;
+    }
+    if (!tookAll) {
+      this.#lookNow = true;
+    }
+    if (this.#owedXid !== undefined && this.#xminBeforeLook !== undefined) {
+      if (this.#xminBeforeLook > this.#owedXid && tookAll) {
+        this.#owedXid = undefined;
+      } else {
+        this.#owedDelayMs = Math.min(this.#owedDelayMs * 2, owedDelayMsMax);
+      }
+    }
+    if (this.#listens) {
+      await this.#chooseMode(tookAll, nowMs);
+    }
+    this.#lookAtMs = nowMs + this.#restMs();
+  }
+
+  async #chooseMode(tookAll: boolean, nowMs: number): Promise<void> {
+    if (!this.#watching) {
+      const oldest = this.#wakeTimesMs[0];
+      const isBusy = this.#wakeTimesMs.length >= wakesForWatch && oldest !== undefined && nowMs - oldest < wakeWindowMs;
+      if (isBusy || !tookAll) {
+        this.#watching = true;
+        this.#owedXid = undefined;
+        this.#wakeTimesMs = [];
+        await this.#promise(nowMs);
+        this.#lookNow = true;
+      }
+    } else if (tookAll && nowMs - this.#lastFoundMs > this.#timing.lingerMs) {
+      await this.withdraw();
+      this.#owedXid = await takeTransactionId(this.#db);
+      this.#owedDelayMs = 1;
+      this.#lookNow = true;
+    } else if (this.#promisedUntilMs - nowMs < this.#timing.promiseMs / 2) {
+      await this.#promise(nowMs);
+    }
+  }
+
+  /** Announced first, in a transaction of its own: should we die, the others look when the promise has ended. */
+  async #promise(nowMs: number): Promise<void> {
+    this.#ownAnnouncements += 1;
+    await announcePromise(this.#db);
+    await promise(this.#db, this.#timing.promiseMs);
+    this.#promisedUntilMs = nowMs + this.#timing.promiseMs;
+  }
+
+  /** Takes the promise back, if there is one. Whoever goes on serving owes a look; a worker that stops leaves it to the others. */
+  async withdraw(): Promise<void> {
+    if (this.#watching) {
+      await withdrawPromise(this.#db);
+      this.#watching = false;
+    }
+  }
+
+  #restMs(): number {
+    if (this.#watching) {
+      return this.#timing.watchEveryMs;
+    }
+    if (this.#owedXid !== undefined) {
+      return this.#owedDelayMs;
+    }
+    return this.#listens ? Number.POSITIVE_INFINITY : this.#timing.pollEveryMs;
+  }
+}

@@ -1,0 +1,348 @@
+import { createWriteStream } from 'node:fs';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { pathToFileURL } from 'node:url';
+import { createGzip } from 'node:zlib';
+import { type Extension, PGlite } from '@electric-sql/pglite';
+import pg from 'pg';
+import { pack } from 'tar-stream';
+import { onTestFinished } from 'vitest';
+import { createAddressPolicy } from '../../src/core/addresses.ts';
+import { type EchoRequest, startEchoServer } from '../../src/embedded/echo.ts';
+import { createHttpClient, type HttpClientOptions } from '../../src/http/client.ts';
+import type { Database } from '../../src/postgres/database.ts';
+import { connectPg } from '../../src/postgres/pg.ts';
+import { openPglite } from '../../src/postgres/pglite.ts';
+import { extensionFiles } from '../../src/schema/scripts.ts';
+import { type Target, Worker, type WorkerParts } from '../../src/worker/worker.ts';
+import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
+
+/**
+ * What the suite asks of a backend beyond the API itself. A backend either can do it, or says how it refuses: the text that the
+ * refusal must match. `capabilities.test.ts` tries each of them on each backend, so this table cannot be wrong.
+ */
+export type Capability =
+  /** A second session beside the first: two transactions at a time, several workers. */
+  | 'severalSessions'
+  /** SQL that waits for the worker inside a statement. */
+  | 'waitingInsideAStatement'
+  /** `ALTER ROLE ... SET` reaches the sessions of that role. (The worker obeys it everywhere.) */
+  | 'roleSettingsInSessions'
+  /** `ALTER SYSTEM SET pg_net...` of a name that no session has used yet. */
+  | 'alterSystem'
+  /** What ALTER SYSTEM wrote is in force after `net.worker_restart()`. */
+  | 'reload'
+  /** PREPARE TRANSACTION. */
+  | 'preparedTransactions';
+
+export type Capabilities = Readonly<Record<Capability, true | RegExp>>;
+
+/** A session in which a test runs SQL as a user would. */
+export type Sql = {
+  /** Runs what would be pasted into psql, several statements too; returns the rows of the last one. int8 comes as a number. */
+  query<R extends object = Record<string, unknown>>(text: string): Promise<R[]>;
+  end(): Promise<void>;
+};
+
+/** A row of `net._http_response`: the documented columns, and those of ours that tests look at. */
+export type ResponseRow = {
+  id: number;
+  status_code: number | null;
+  content_type: string | null;
+  headers: Record<string, string> | null;
+  content: string | null;
+  timed_out: boolean | null;
+  error_msg: string | null;
+  created: Date;
+  error_code: string | null;
+  content_bytes: Uint8Array | null;
+};
+
+export type StageOptions = {
+  /** Default UTF8. Only where a server can have another (PostgreSQL). */
+  encoding?: 'UTF8' | 'LATIN1';
+  /** Default true: a worker serves from the start. */
+  worker?: boolean;
+  http?: Partial<HttpClientOptions>;
+};
+
+export type Backend = {
+  readonly name: string;
+  readonly capabilities: Capabilities;
+  /** A fresh database with the extension, an echo server and a worker; all gone when the test ends. */
+  open(options?: StageOptions): Promise<Stage>;
+};
+
+/** Whether the backend can do it, for tests that need it. */
+export function can(backend: Backend, capability: Capability): boolean {
+  return backend.capabilities[capability] === true;
+}
+
+type OpenDatabase = {
+  session(user?: string): Promise<Sql>;
+  connect(target: Target): Promise<Database>;
+  drop(): Promise<void>;
+};
+
+/** Where a test plays: a database, its first session, an echo server, and workers. */
+export class Stage {
+  /** The session of the superuser who created the extension. */
+  readonly sql: Sql;
+  /** `http://127.0.0.1:PORT` of the echo server. */
+  readonly echoUrl: string;
+  /** What the echo server has received so far. */
+  readonly received: readonly EchoRequest[];
+  /** What the workers have logged. */
+  readonly log: string[] = [];
+  readonly #database: OpenDatabase;
+  readonly #http: Partial<HttpClientOptions>;
+
+  constructor(
+    parts: { sql: Sql; echoUrl: string; received: readonly EchoRequest[]; database: OpenDatabase },
+    http: Partial<HttpClientOptions>,
+  ) {
+    this.sql = parts.sql;
+    this.echoUrl = parts.echoUrl;
+    this.received = parts.received;
+    this.#database = parts.database;
+    this.#http = http;
+  }
+
+  /** A further session, ended with the test. */
+  async session(user?: string): Promise<Sql> {
+    const session = await this.#database.session(user);
+    onTestFinished(() => session.end());
+    return session;
+  }
+
+  /** A worker that serves this database; stopped with the test. */
+  async startWorker(parts: Partial<WorkerParts> = {}): Promise<Worker> {
+    const client = createHttpClient({
+      userAgent: 'pg_net/contract',
+      policy: createAddressPolicy({ allow: ['loopback'] }),
+      connectionsPerOriginMax: 200,
+      ...this.#http,
+    });
+    const note = (_fields: object, message: string): void => {
+      this.log.push(message);
+    };
+    const worker = new Worker({
+      connect: (target) => this.#database.connect(target),
+      send: (request, signal) => client.send(request, signal),
+      dispose: () => client.close(),
+      name: 'contract',
+      version: '0',
+      stopTimeoutMs: 500,
+      log: { info: note, warn: note, error: note },
+      ...parts,
+    });
+    onTestFinished(() => worker.stop());
+    await worker.start();
+    return worker;
+  }
+
+  /** Runs SQL that enqueues one request; returns its id, taken from the first column. */
+  async enqueue(text: string): Promise<number> {
+    const [row] = await this.sql.query(text);
+    const [id] = Object.values(row ?? {});
+    if (typeof id !== 'number') throw new Error(`no request id came back: ${JSON.stringify(row)}`);
+    return id;
+  }
+
+  /** Waits for the response to a request. */
+  response(id: number): Promise<ResponseRow> {
+    return until(
+      async () => (await this.sql.query<ResponseRow>(`select * from net._http_response where id = ${id}`))[0],
+      `request ${id} has its response`,
+    );
+  }
+
+  /** Waits until there are `count` responses in all. */
+  async responses(count: number): Promise<void> {
+    await until(async () => (await this.count('net._http_response')) === count, `there are ${count} responses`, 30_000);
+  }
+
+  async count(table: string): Promise<number> {
+    const [row] = await this.sql.query<{ count: number }>(`select count(*) as count from ${table}`);
+    return row?.count ?? 0;
+  }
+
+  /** The paths that the echo server has seen, in the order of their arrival. */
+  get receivedPaths(): readonly string[] {
+    return this.received.map((request) => request.path);
+  }
+}
+
+async function openStage(database: OpenDatabase, options: StageOptions): Promise<Stage> {
+  onTestFinished(() => database.drop());
+  const received: EchoRequest[] = [];
+  const echo = await startEchoServer({ onRequest: (request) => received.push(request) });
+  onTestFinished(() => echo.close());
+  const sql = await database.session();
+  onTestFinished(() => sql.end());
+  await sql.query('CREATE EXTENSION IF NOT EXISTS pg_net');
+  const stage = new Stage({ sql, echoUrl: echo.url, received, database }, options.http ?? {});
+  if (options.worker !== false) await stage.startWorker();
+  return stage;
+}
+
+const applicationName = 'pgfetch contract test';
+/** The worker's login: nothing but a member of net_worker, as a careful user would have it. */
+const workerRole = 'contract_worker';
+
+const parseAsNumber: pg.CustomTypesConfig = {
+  // pg's own overloads tell the parsers of text and of bytes apart; this one asks for whatever was asked for.
+  getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+    oid === pg.types.builtins.INT8 ? Number : pg.types.getTypeParser(oid, format as 'text'),
+};
+
+async function pgSession(url: string, user?: string): Promise<Sql> {
+  const client = new pg.Client({ connectionString: url, types: parseAsNumber, ...(user === undefined ? {} : { user }) });
+  client.on('error', () => {});
+  await client.connect();
+  return {
+    async query<R extends object>(text: string): Promise<R[]> {
+      const results: pg.QueryResult<R> | pg.QueryResult<R>[] = await client.query<R>(text);
+      return (Array.isArray(results) ? results.at(-1) : results)?.rows ?? [];
+    },
+    end: () => client.end(),
+  };
+}
+
+let databases = 0;
+
+async function openPgDatabase(major: TestMajor, encoding: 'UTF8' | 'LATIN1'): Promise<OpenDatabase> {
+  const server = await startTestPostgres({
+    major,
+    encoding,
+    extensionFiles: await extensionFiles({ showSettings: true }),
+    settings: { max_prepared_transactions: '10' },
+  });
+  const admin = await pgSession(server.connectionString);
+  databases += 1;
+  const name = `contract_${databases}`;
+  await admin.query(`CREATE DATABASE ${name}`);
+  const url = new URL(server.connectionString);
+  url.pathname = `/${name}`;
+  let roleGranted = false;
+  return {
+    session: (user) => pgSession(url.href, user),
+    async connect(target) {
+      // Here and not before, because CREATE EXTENSION makes the role that it is granted.
+      if (!roleGranted) await admin.query(grantWorkerRole);
+      roleGranted = true;
+      return connectPg({
+        connectionString: url.href,
+        applicationName,
+        connectTimeoutMs: 10_000,
+        user: workerRole,
+        ...target,
+      });
+    },
+    async drop() {
+      await until(
+        async () => (await admin.query(`select from pg_stat_activity where datname = '${name}'`)).length === 0,
+        'everybody has left the database',
+      );
+      await admin.query(`DROP DATABASE ${name}`);
+      // Roles and ALTER SYSTEM are the server's, and the next test shall not see them.
+      await admin.query('ALTER ROLE postgres RESET ALL');
+      await admin.query('ALTER SYSTEM RESET ALL');
+      await admin.query('SELECT pg_reload_conf()');
+      await admin.end();
+    },
+  };
+}
+
+const grantWorkerRole = `
+  do $$
+  begin
+    if not exists (select from pg_roles where rolname = '${workerRole}') then
+      create role ${workerRole} login;
+    end if;
+    grant net_worker to ${workerRole};
+  end
+  $$`;
+
+function pgBackend(major: TestMajor): Backend {
+  return {
+    name: `PostgreSQL ${major}`,
+    capabilities: {
+      severalSessions: true,
+      waitingInsideAStatement: true,
+      roleSettingsInSessions: true,
+      alterSystem: major >= 17 ? true : /unrecognized configuration parameter "pg_net\.ttl"/,
+      reload: true,
+      preparedTransactions: true,
+    },
+    open: async (options = {}) => openStage(await openPgDatabase(major, options.encoding ?? 'UTF8'), options),
+  };
+}
+
+/** The instance that all tests of a file begin with: made once, because a fresh start takes seconds. */
+let installed: Promise<{ extension: Extension; data: Blob }> | undefined;
+
+async function installPglite(): Promise<{ extension: Extension; data: Blob }> {
+  const extension = await pgliteExtension();
+  const db = await PGlite.create({ extensions: { pg_net: extension } });
+  await db.exec('CREATE EXTENSION pg_net');
+  const data = await db.dumpDataDir('none');
+  await db.close();
+  return { extension, data };
+}
+
+async function pgliteExtension(): Promise<Extension> {
+  const bundle = join(temporaryDirectory('pglite-bundle'), 'pg_net.tar.gz');
+  const tar = pack();
+  for (const [name, content] of Object.entries(await extensionFiles({ showSettings: true }))) {
+    tar.entry({ name: `share/postgresql/extension/${name}` }, content);
+  }
+  tar.finalize();
+  await pipeline(tar, createGzip(), createWriteStream(bundle));
+  return {
+    name: 'pg_net',
+    setup: async (_pg, emscriptenOpts) => ({ emscriptenOpts, bundlePath: pathToFileURL(bundle) }),
+  };
+}
+
+async function openPgliteDatabase(encoding: string): Promise<OpenDatabase> {
+  if (encoding !== 'UTF8') throw new Error(`PGlite's encoding is UTF8 and cannot be ${encoding}`);
+  installed ??= installPglite();
+  const { extension, data } = await installed;
+  const db = await PGlite.create({ extensions: { pg_net: extension }, loadDataDir: data });
+  let sessions = 0;
+  return {
+    async session() {
+      sessions += 1;
+      if (sessions > 1) throw new Error('PGlite has one session, and the test has it already');
+      return {
+        async query<R extends object>(text: string): Promise<R[]> {
+          const results = await db.exec(text);
+          return (results.at(-1)?.rows ?? []) as R[];
+        },
+        end: async () => {},
+      };
+    },
+    async connect(target) {
+      if (Object.keys(target).length > 0) throw new Error('PGlite has one database and one user');
+      return openPglite(db, { applicationName });
+    },
+    drop: () => db.close(),
+  };
+}
+
+const pgliteBackend: Backend = {
+  name: 'PGlite',
+  capabilities: {
+    severalSessions: /PGlite has one session/,
+    waitingInsideAStatement: /could only last for ever: this server has one session/,
+    roleSettingsInSessions: /unrecognized configuration parameter "pg_net\.ttl"/,
+    alterSystem: true,
+    reload: /unrecognized configuration parameter "pg_net\.ttl"/,
+    preparedTransactions: /prepared transactions are disabled/,
+  },
+  open: async (options = {}) => openStage(await openPgliteDatabase(options.encoding ?? 'UTF8'), options),
+};
+
+/** Every PostgreSQL that is asked for (PGFETCH_TEST_MAJORS), and PGlite. */
+export const backends: readonly Backend[] = [...availableMajors().map(pgBackend), pgliteBackend];
