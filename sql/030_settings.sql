@@ -62,12 +62,13 @@ as $$
     k.name,
     coalesce(
       r.value,
-      current_setting(k.name, true),
+      nullif(current_setting(k.name, true), ''),
       case k.name when 'pg_net.database_name' then current_database()::text else k.boot_val end
     ),
     case
       when r.source is not null then r.source
-      when current_setting(k.name, true) is not null then 'server'
+      -- A name that was set in this session and reset, or given to ALTER ROLE ... SET, stays behind with an empty value.
+      when nullif(current_setting(k.name, true), '') is not null then 'server'
       else 'default'
     end,
     k.boot_val,

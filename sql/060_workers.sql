@@ -27,6 +27,13 @@ create unlogged table net.worker (
 -- API: private
 create sequence net.worker_restart_seq as bigint minvalue 0 start 0;
 
+do $$
+begin
+  -- The first nextval of a new sequence gives its start, which would leave last_value as it was.
+  perform pg_catalog.setval('net.worker_restart_seq', 0);
+end
+$$;
+
 -- Whether a worker's session still exists. The start of a session is hidden from roles that may not see it; the process
 -- number alone then decides, and the lease is what remains.
 -- API: private

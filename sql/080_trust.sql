@@ -53,7 +53,8 @@ begin
 
   if exists (select from pg_catalog.pg_roles where rolname = 'net_worker') then
     grant select, update (claimed_by, due_at), delete on net.http_request_queue to net_worker;
-    grant select, insert, delete on net._http_response to net_worker;
+    -- UPDATE of one column, because expiry locks the rows it is about to delete (FOR UPDATE SKIP LOCKED asks for it).
+    grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
     grant usage, select on sequence net.worker_id_seq to net_worker;
     grant select, update on sequence net.wake_promise to net_worker;

@@ -27,7 +27,7 @@ begin
           order by (s.setrole <> 0) desc, (s.setdatabase <> 0) desc
           limit 1
         ),
-        pg_catalog.current_setting(k.name, true),
+        nullif(pg_catalog.current_setting(k.name, true), ''),
         case k.name when 'pg_net.database_name' then pg_catalog.current_database()::text else k.boot_val end
       ),
       k.unit, 'Customized Options', k.short_desc, null, 'sighup', k.vartype, 'default',

@@ -154,7 +154,7 @@ class Resident {
       // By the time the instance tells us that it closes, nothing can be recorded any more.
       stopTimeoutMs: 0,
       ...(timing === undefined ? {} : { timing }),
-      ...(log === undefined ? {} : { log }),
+      ...(log === undefined ? {} : { log: untilAborted(log, this.#closing.signal) }),
     });
   }
 
@@ -181,6 +181,18 @@ const installedStatement: Statement = {
 async function isInstalled(db: Session): Promise<boolean> {
   const [row] = await db.query<Row & { installed: boolean }>(installedStatement);
   return row?.installed === true;
+}
+
+/** A worker whose instance closes loses its connection: no problem that anybody need hear of. */
+function untilAborted(log: WorkerLog, signal: AbortSignal): WorkerLog {
+  const line =
+    (level: 'info' | 'warn' | 'error') =>
+    (fields: object, message: string): void => {
+      if (!signal.aborted) {
+        log[level](fields, message);
+      }
+    };
+  return { info: line('info'), warn: line('warn'), error: line('error') };
 }
 
 function withResolver(): { promise: Promise<void>; resolve: () => void } {

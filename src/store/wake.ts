@@ -34,7 +34,7 @@ const horizonStatement: Statement = {
       pg_catalog.pg_snapshot_xmin(s)::text::bigint as xmin,
       pg_catalog.pg_snapshot_xmax(s)::text::bigint as xmax,
       array(select x::text from pg_catalog.pg_snapshot_xip(s) x) as running,
-      (select q.last_value from net.http_request_queue_id_seq q) as last_id
+      (select q.last_value - case when q.is_called then 0 else 1 end from net.http_request_queue_id_seq q) as last_id
     from pg_catalog.pg_current_snapshot() s`,
 };
 

@@ -10,11 +10,12 @@ import { onTestFinished } from 'vitest';
 import { createAddressPolicy } from '../../src/core/addresses.ts';
 import { type EchoRequest, startEchoServer } from '../../src/embedded/echo.ts';
 import { createHttpClient, type HttpClientOptions } from '../../src/http/client.ts';
+import { pgNet } from '../../src/pglite/index.ts';
 import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { openPglite } from '../../src/postgres/pglite.ts';
 import { extensionFiles } from '../../src/schema/scripts.ts';
-import { type Target, Worker, type WorkerParts } from '../../src/worker/worker.ts';
+import { type Target, Worker, type WorkerLog, type WorkerParts } from '../../src/worker/worker.ts';
 import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
 
 /**
@@ -30,7 +31,7 @@ export type Capability =
   | 'roleSettingsInSessions'
   /** `ALTER SYSTEM SET pg_net...` of a name that no session has used yet. */
   | 'alterSystem'
-  /** What ALTER SYSTEM wrote is in force after `net.worker_restart()`. */
+  /** What ALTER SYSTEM wrote is in force at once after a reload, and not only at the next start. */
   | 'reload'
   /** PREPARE TRANSACTION. */
   | 'preparedTransactions';
@@ -61,8 +62,9 @@ export type ResponseRow = {
 export type StageOptions = {
   /** Default UTF8. Only where a server can have another (PostgreSQL). */
   encoding?: 'UTF8' | 'LATIN1';
-  /** Default true: a worker serves from the start. */
+  /** Default true: a worker serves from the start. On PGlite that is the one inside the extension that the package ships. */
   worker?: boolean;
+  /** How the workers that {@link Stage.startWorker} makes send. */
   http?: Partial<HttpClientOptions>;
 };
 
@@ -79,6 +81,10 @@ export function can(backend: Backend, capability: Capability): boolean {
 }
 
 type OpenDatabase = {
+  /** What the workers log. */
+  readonly log: string[];
+  /** A worker serves already. */
+  readonly isServed: boolean;
   session(user?: string): Promise<Sql>;
   connect(target: Target): Promise<Database>;
   drop(): Promise<void>;
@@ -93,7 +99,7 @@ export class Stage {
   /** What the echo server has received so far. */
   readonly received: readonly EchoRequest[];
   /** What the workers have logged. */
-  readonly log: string[] = [];
+  readonly log: readonly string[];
   readonly #database: OpenDatabase;
   readonly #http: Partial<HttpClientOptions>;
 
@@ -104,6 +110,7 @@ export class Stage {
     this.sql = parts.sql;
     this.echoUrl = parts.echoUrl;
     this.received = parts.received;
+    this.log = parts.database.log;
     this.#database = parts.database;
     this.#http = http;
   }
@@ -123,9 +130,6 @@ export class Stage {
       connectionsPerOriginMax: 200,
       ...this.#http,
     });
-    const note = (_fields: object, message: string): void => {
-      this.log.push(message);
-    };
     const worker = new Worker({
       connect: (target) => this.#database.connect(target),
       send: (request, signal) => client.send(request, signal),
@@ -133,7 +137,7 @@ export class Stage {
       name: 'contract',
       version: '0',
       stopTimeoutMs: 500,
-      log: { info: note, warn: note, error: note },
+      log: writeTo(this.#database.log),
       ...parts,
     });
     onTestFinished(() => worker.stop());
@@ -149,9 +153,15 @@ export class Stage {
     return id;
   }
 
+  /** Enqueues a GET of a URL, or of a path of the echo server; returns its id. */
+  get(target: string, timeoutMs: number = 10_000): Promise<number> {
+    const url = target.startsWith('/') ? this.echoUrl + target : target;
+    return this.enqueue(`select net.http_get('${url}', timeout_milliseconds := ${timeoutMs})`);
+  }
+
   /** Waits for the response to a request. */
   response(id: number): Promise<ResponseRow> {
-    return until(
+    return this.until(
       async () => (await this.sql.query<ResponseRow>(`select * from net._http_response where id = ${id}`))[0],
       `request ${id} has its response`,
     );
@@ -159,7 +169,18 @@ export class Stage {
 
   /** Waits until there are `count` responses in all. */
   async responses(count: number): Promise<void> {
-    await until(async () => (await this.count('net._http_response')) === count, `there are ${count} responses`, 30_000);
+    await this.until(async () => (await this.count('net._http_response')) === count, `there are ${count} responses`);
+  }
+
+  /** Waits for a condition; where it does not come, what the workers logged may tell why. */
+  async until<T>(probe: () => Promise<T | undefined | false> | T | undefined | false, what: string): Promise<T> {
+    try {
+      return await until(probe, what, 30_000);
+    } catch (error) {
+      throw new Error(`${String(error)}; the workers' last lines: ${JSON.stringify(this.log.slice(-5))}`, {
+        cause: error,
+      });
+    }
   }
 
   async count(table: string): Promise<number> {
@@ -182,8 +203,15 @@ async function openStage(database: OpenDatabase, options: StageOptions): Promise
   onTestFinished(() => sql.end());
   await sql.query('CREATE EXTENSION IF NOT EXISTS pg_net');
   const stage = new Stage({ sql, echoUrl: echo.url, received, database }, options.http ?? {});
-  if (options.worker !== false) await stage.startWorker();
+  if (options.worker !== false && !database.isServed) await stage.startWorker();
   return stage;
+}
+
+function writeTo(lines: string[]): WorkerLog {
+  const write = (_fields: object, message: string): void => {
+    lines.push(message);
+  };
+  return { info: write, warn: write, error: write };
 }
 
 const applicationName = 'pgfetch contract test';
@@ -197,7 +225,11 @@ const parseAsNumber: pg.CustomTypesConfig = {
 };
 
 async function pgSession(url: string, user?: string): Promise<Sql> {
-  const client = new pg.Client({ connectionString: url, types: parseAsNumber, ...(user === undefined ? {} : { user }) });
+  const client = new pg.Client({
+    connectionString: url,
+    types: parseAsNumber,
+    ...(user === undefined ? {} : { user }),
+  });
   client.on('error', () => {});
   await client.connect();
   return {
@@ -226,6 +258,8 @@ async function openPgDatabase(major: TestMajor, encoding: 'UTF8' | 'LATIN1'): Pr
   url.pathname = `/${name}`;
   let roleGranted = false;
   return {
+    log: [],
+    isServed: false,
     session: (user) => pgSession(url.href, user),
     async connect(target) {
       // Here and not before, because CREATE EXTENSION makes the role that it is granted.
@@ -279,19 +313,20 @@ function pgBackend(major: TestMajor): Backend {
   };
 }
 
-/** The instance that all tests of a file begin with: made once, because a fresh start takes seconds. */
-let installed: Promise<{ extension: Extension; data: Blob }> | undefined;
+/** The state that all tests of a file begin with: made once, because a fresh start takes seconds. */
+let installed: Promise<{ bundle: URL; data: Blob }> | undefined;
 
-async function installPglite(): Promise<{ extension: Extension; data: Blob }> {
-  const extension = await pgliteExtension();
-  const db = await PGlite.create({ extensions: { pg_net: extension } });
+async function installPglite(): Promise<{ bundle: URL; data: Blob }> {
+  const bundle = await bundleExtension();
+  const db = await PGlite.create({ extensions: { pg_net: withoutWorker(bundle) } });
   await db.exec('CREATE EXTENSION pg_net');
   const data = await db.dumpDataDir('none');
   await db.close();
-  return { extension, data };
+  return { bundle, data };
 }
 
-async function pgliteExtension(): Promise<Extension> {
+/** The bundle as the build makes it, of the SQL as it is now, and with `pg_settings` showing the settings. */
+async function bundleExtension(): Promise<URL> {
   const bundle = join(temporaryDirectory('pglite-bundle'), 'pg_net.tar.gz');
   const tar = pack();
   for (const [name, content] of Object.entries(await extensionFiles({ showSettings: true }))) {
@@ -299,19 +334,36 @@ async function pgliteExtension(): Promise<Extension> {
   }
   tar.finalize();
   await pipeline(tar, createGzip(), createWriteStream(bundle));
+  return pathToFileURL(bundle);
+}
+
+/** The extension alone, for tests that start workers when they want them. */
+function withoutWorker(bundlePath: URL): Extension {
+  return { name: 'pg_net', setup: async (_pg, emscriptenOpts) => ({ emscriptenOpts, bundlePath }) };
+}
+
+/** The extension that the package ships, worker included. */
+function withWorker(bundlePath: URL, log: string[]): Extension {
+  const shipped = pgNet({ allow: ['loopback'], log: writeTo(log) });
   return {
-    name: 'pg_net',
-    setup: async (_pg, emscriptenOpts) => ({ emscriptenOpts, bundlePath: pathToFileURL(bundle) }),
+    name: shipped.name,
+    setup: async (...parameters) => ({ ...(await shipped.setup(...parameters)), bundlePath }),
   };
 }
 
-async function openPgliteDatabase(encoding: string): Promise<OpenDatabase> {
+async function openPgliteDatabase(options: StageOptions): Promise<OpenDatabase> {
+  const { encoding = 'UTF8', worker = true, http } = options;
   if (encoding !== 'UTF8') throw new Error(`PGlite's encoding is UTF8 and cannot be ${encoding}`);
   installed ??= installPglite();
-  const { extension, data } = await installed;
+  const { bundle, data } = await installed;
+  const log: string[] = [];
+  const isServed = worker && http === undefined;
+  const extension = isServed ? withWorker(bundle, log) : withoutWorker(bundle);
   const db = await PGlite.create({ extensions: { pg_net: extension }, loadDataDir: data });
   let sessions = 0;
   return {
+    log,
+    isServed,
     async session() {
       sessions += 1;
       if (sessions > 1) throw new Error('PGlite has one session, and the test has it already');
@@ -336,12 +388,12 @@ const pgliteBackend: Backend = {
   capabilities: {
     severalSessions: /PGlite has one session/,
     waitingInsideAStatement: /could only last for ever: this server has one session/,
-    roleSettingsInSessions: /unrecognized configuration parameter "pg_net\.ttl"/,
+    roleSettingsInSessions: /in the session pg_net\.ttl is ""/,
     alterSystem: true,
-    reload: /unrecognized configuration parameter "pg_net\.ttl"/,
+    reload: /pg_reload_conf\(\) returned false/,
     preparedTransactions: /prepared transactions are disabled/,
   },
-  open: async (options = {}) => openStage(await openPgliteDatabase(options.encoding ?? 'UTF8'), options),
+  open: async (options = {}) => openStage(await openPgliteDatabase(options), options),
 };
 
 /** Every PostgreSQL that is asked for (PGFETCH_TEST_MAJORS), and PGlite. */

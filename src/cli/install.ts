@@ -1,0 +1,28 @@
+import type { Command } from 'commander';
+import { install } from '../schema/install.ts';
+import { withDatabase } from './connection.ts';
+import { print, printJson } from './output.ts';
+
+export function addInstallCommand(program: Command): void {
+  program
+    .command('install')
+    .description('install the schema "net" into a database: one transaction, safe to repeat, takes over nothing of yours')
+    .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser', false)
+    .option('--json', 'print the report as JSON', false)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  pgfetch install -d postgres://app@localhost/app
+  DATABASE_URL=postgres://app@localhost/app pgfetch install
+  pgfetch install --show-settings             as a superuser, for tools that read pg_settings
+
+The role that installs owns the schema. To print the SQL instead, for a migration: pgfetch sql
+`,
+    )
+    .action(async (options: { showSettings: boolean; json: boolean }, command: Command) => {
+      const report = await withDatabase(command, (db) => install(db, { showSettings: options.showSettings }));
+      if (options.json) printJson(report);
+      else print(report.lines.join('\n'));
+    });
+}

@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Each file has processes of its own (servers, sockets, WebAssembly): files are isolated in processes, not threads.
+    pool: 'forks',
+    // Every worker may run a PostgreSQL or a PGlite beside itself.
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+    // What a test forgets to close shows as a hanging run.
+    teardownTimeout: 10_000,
+  },
+});
