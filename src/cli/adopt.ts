@@ -15,7 +15,7 @@ export function addAdoptCommand(program: Command): void {
         .choices(['keep', 'discard'])
         .makeOptionMandatory(),
     )
-    .option('--json', 'print the report as JSON', false)
+    .option('--json', 'print the report as JSON')
     .addHelpText(
       'after',
       `
@@ -24,7 +24,7 @@ Examples:
   pgfetch adopt --queue keep                  a restored backup that takes the original's place
 `,
     )
-    .action(async (options: AdoptOptions & { json: boolean }, command: Command) => {
+    .action(async (options: AdoptOptions & { json?: boolean }, command: Command) => {
       const report = await withDatabase(command, (db) => adopt(db, { queue: options.queue }));
       if (options.json) printJson(report);
       else print(report.lines.join('\n'));

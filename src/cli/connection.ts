@@ -25,14 +25,22 @@ export function connectionStringOf(command: Command): string {
 function withTlsOfEnvironment(connectionString: string): string {
   const mode = process.env['PGSSLMODE'];
   const isUrl = /^postgres(ql)?:/i.test(connectionString);
-  if (mode === undefined || mode === '' || /[?&]sslmode=/.test(connectionString) || !(isUrl || connectionString === '')) {
+  if (
+    mode === undefined ||
+    mode === '' ||
+    /[?&]sslmode=/.test(connectionString) ||
+    !(isUrl || connectionString === '')
+  ) {
     return connectionString;
   }
   if (!sslModes.includes(mode)) {
     throw new UsageError(`PGSSLMODE is ${JSON.stringify(mode)}; it must be one of ${sslModes.join(', ')}.`);
   }
   const rootCertificate = process.env['PGSSLROOTCERT'];
-  const parameters = new URLSearchParams({ sslmode: mode, ...(rootCertificate ? { sslrootcert: rootCertificate } : {}) });
+  const parameters = new URLSearchParams({
+    sslmode: mode,
+    ...(rootCertificate ? { sslrootcert: rootCertificate } : {}),
+  });
   const base = isUrl ? connectionString : 'postgres:///';
   return `${base}${base.includes('?') ? '&' : '?'}${parameters}`;
 }

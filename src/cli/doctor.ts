@@ -34,7 +34,7 @@ export function addDoctorCommand(program: Command): void {
   program
     .command('doctor')
     .description('look for what keeps requests from being sent, and say what to do about it')
-    .option('--json', 'print the checks as JSON', false)
+    .option('--json', 'print the checks as JSON')
     .addHelpText(
       'after',
       `
@@ -45,7 +45,7 @@ Examples:
   pgfetch doctor --json | jq '.checks[] | select(.state != "ok")'
 `,
     )
-    .action(async (options: { json: boolean }, command: Command) => {
+    .action(async (options: { json?: boolean }, command: Command) => {
       const checks = await examine(connectionStringOf(command));
       const isHealthy = checks.every(({ state }) => state !== 'broken');
       if (options.json) printJson({ healthy: isHealthy, checks });
@@ -85,7 +85,8 @@ function serverCheck({ major, version: name, isPglite, database, role, isReadOnl
     return { name: 'connection', state: 'broken', message, advice };
   }
   if (isReadOnly && !isStandby) {
-    const advice = 'default_transaction_read_only is on for this role, database or server, so nothing can be written: turn it off.';
+    const advice =
+      'default_transaction_read_only is on for this role, database or server, so nothing can be written: turn it off.';
     return { name: 'connection', state: 'broken', message, advice };
   }
   if (major > newestSupported) {
@@ -102,7 +103,8 @@ function clockCheck({ clockMs }: ServerFacts): Check {
     name: 'clock',
     state: 'warning',
     message: `this machine's and the server's are ${duration(skewMs)} apart`,
-    advice: 'Leases and expiry go by the server\'s clock alone, but log lines and signatures will not match: run a time service on both.',
+    advice:
+      "Leases and expiry go by the server's clock alone, but log lines and signatures will not match: run a time service on both.",
   };
 }
 
@@ -113,7 +115,8 @@ async function listenCheck(db: Database): Promise<Check> {
   return {
     name: 'notifications',
     state: 'warning',
-    message: 'they do not arrive on this connection (a transaction-mode pooler, a socket-served PGlite, or no second connection to be had), so a worker polls',
+    message:
+      'they do not arrive on this connection (a transaction-mode pooler, a socket-served PGlite, or no second connection to be had), so a worker polls',
     advice: 'For low latency, give the worker the direct or session-mode connection string.',
   };
 }
@@ -177,7 +180,8 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
         name: 'rights',
         state: 'warning',
         message: `role ${JSON.stringify(role.name)} can run a worker, but ${role.isSuperuser ? 'is a superuser' : 'has BYPASSRLS'}`,
-        advice: 'A worker needs less: CREATE ROLE pgfetch_worker LOGIN PASSWORD ...; GRANT net_worker TO pgfetch_worker;',
+        advice:
+          'A worker needs less: CREATE ROLE pgfetch_worker LOGIN PASSWORD ...; GRANT net_worker TO pgfetch_worker;',
       },
     ];
   }
@@ -207,7 +211,8 @@ async function settingsChecks(db: Database): Promise<readonly Check[]> {
       name: 'settings',
       state: 'warning',
       message: `a worker with this connection string goes elsewhere: pg_net.database_name and pg_net.username say ${where.join(', ')}`,
-      advice: 'That may be meant. If not: ALTER SYSTEM RESET pg_net.database_name (or pg_net.username), then select net.worker_restart();',
+      advice:
+        'That may be meant. If not: ALTER SYSTEM RESET pg_net.database_name (or pg_net.username), then select net.worker_restart();',
     });
   }
   return checks;

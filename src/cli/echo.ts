@@ -13,7 +13,7 @@ export function addEchoCommand(program: Command): void {
     .command('echo')
     .description('run an HTTP server that answers with what it was sent, for trying out requests')
     .option('-p, --port <port>', 'port on 127.0.0.1; 0: any free one', port, defaultEchoPort)
-    .option('--quiet', 'do not print the requests', false)
+    .option('--quiet', 'do not print the requests')
     .configureHelp({ showGlobalOptions: false })
     .addHelpText(
       'after',
@@ -26,11 +26,11 @@ Examples:
   curl -d '{"a": 1}' http://127.0.0.1:${defaultEchoPort}/post
 `,
     )
-    .action(async (options: { port: number; quiet: boolean }) => {
+    .action(async (options: { port: number; quiet?: boolean }) => {
       const stop = untilStopSignal();
       const server = await startEchoServer({
         port: options.port,
-        ...(options.quiet ? {} : { onRequest: ({ method, path }) => print(`${method} ${shownPath(path)}`) }),
+        ...(options.quiet === true ? {} : { onRequest: ({ method, path }) => print(`${method} ${shownPath(path)}`) }),
       });
       print(`Echo server: ${server.url} (Ctrl-C stops it)`);
       await stop.signal;

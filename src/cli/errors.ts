@@ -58,7 +58,8 @@ function sentences(...texts: readonly (string | undefined)[]): string {
     .join(' ');
 }
 
-const howToConnect = 'Name the database with --database-url, DATABASE_URL, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE';
+const howToConnect =
+  'Name the database with --database-url, DATABASE_URL, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE';
 
 function adviceFor(error: PostgresError): string | undefined {
   switch (error.code) {

@@ -6,9 +6,11 @@ import { print, printJson } from './output.ts';
 export function addInstallCommand(program: Command): void {
   program
     .command('install')
-    .description('install the schema "net" into a database: one transaction, safe to repeat, takes over nothing of yours')
-    .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser', false)
-    .option('--json', 'print the report as JSON', false)
+    .description(
+      'install the schema "net" into a database: one transaction, safe to repeat, takes over nothing of yours',
+    )
+    .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser')
+    .option('--json', 'print the report as JSON')
     .addHelpText(
       'after',
       `
@@ -20,8 +22,8 @@ Examples:
 The role that installs owns the schema. To print the SQL instead, for a migration: pgfetch sql
 `,
     )
-    .action(async (options: { showSettings: boolean; json: boolean }, command: Command) => {
-      const report = await withDatabase(command, (db) => install(db, { showSettings: options.showSettings }));
+    .action(async (options: { showSettings?: boolean; json?: boolean }, command: Command) => {
+      const report = await withDatabase(command, (db) => install(db, { showSettings: options.showSettings === true }));
       if (options.json) printJson(report);
       else print(report.lines.join('\n'));
     });

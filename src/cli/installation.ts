@@ -1,5 +1,5 @@
-import { type Installation, inspectInstallation } from '../store/installation.ts';
 import type { Session } from '../postgres/database.ts';
+import { type Installation, inspectInstallation } from '../store/installation.ts';
 import { explain } from '../worker/worker.ts';
 import { CliError } from './errors.ts';
 

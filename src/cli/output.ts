@@ -5,7 +5,9 @@ export function print(text: string): void {
 
 /** Writes the command's result for programs. Instants are ISO 8601; whole numbers beyond 2^53 become texts. */
 export function printJson(value: unknown, indent: number = 2): void {
-  print(JSON.stringify(value, (_key, inner: unknown) => (typeof inner === 'bigint' ? numberOrText(inner) : inner), indent));
+  print(
+    JSON.stringify(value, (_key, inner: unknown) => (typeof inner === 'bigint' ? numberOrText(inner) : inner), indent),
+  );
 }
 
 function numberOrText(value: bigint): number | string {
@@ -19,7 +21,9 @@ export function table(rows: readonly (readonly string[])[]): string {
     for (const [column, cell] of row.entries()) widths[column] = Math.max(widths[column] ?? 0, cell.length);
   }
   return rows
-    .map((row) => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  '))
+    .map((row) =>
+      row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  '),
+    )
     .join('\n');
 }
 

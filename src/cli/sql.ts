@@ -7,7 +7,7 @@ export function addSqlCommand(program: Command): void {
     .command('sql')
     .description('print the SQL that install would run, for a migration; connects to nothing')
     .option('--no-transaction', 'leave out BEGIN and COMMIT, for tools that run each migration in a transaction')
-    .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser', false)
+    .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser')
     .configureHelp({ showGlobalOptions: false })
     .addHelpText(
       'after',
@@ -17,7 +17,7 @@ Examples:
   pgfetch sql --no-transaction > migrations/20260101_pgfetch.sql
 `,
     )
-    .action(async (options: { transaction: boolean; showSettings: boolean }) => {
+    .action(async (options: { transaction: boolean; showSettings?: boolean }) => {
       print((await sqlForMigration(options)).trimEnd());
     });
 }

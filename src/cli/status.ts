@@ -11,15 +11,15 @@ import { untilStopSignal } from './signals.ts';
 
 const defaultIntervalMs = 2_000;
 
-type StatusCommandOptions = { watch: boolean; interval: number; json: boolean };
+type StatusCommandOptions = { watch?: boolean; interval: number; json?: boolean };
 
 export function addStatusCommand(program: Command): void {
   program
     .command('status')
     .description('show the queue, the workers, the rates and the last errors of a database')
-    .option('-w, --watch', 'show it again and again, until Ctrl-C', false)
+    .option('-w, --watch', 'show it again and again, until Ctrl-C')
     .option('--interval <ms>', 'how often with --watch', wholeNumber(100, 3_600_000), defaultIntervalMs)
-    .option('--json', 'print JSON; with --watch, one line each time', false)
+    .option('--json', 'print JSON; with --watch, one line each time')
     .addHelpText(
       'after',
       `
@@ -69,7 +69,7 @@ async function watch(db: Database, options: StatusCommandOptions): Promise<void>
 }
 
 function show(seen: Look, options: StatusCommandOptions): void {
-  if (options.json) printJson(statusJson(seen), options.watch ? 0 : 2);
+  if (options.json) printJson(statusJson(seen), options.watch === true ? 0 : 2);
   else print(statusText(seen));
 }
 
@@ -101,7 +101,8 @@ function statusText({ installation, status, at }: Look): string {
 
 function queueText({ queue }: Status): string {
   const about = queue.isEstimate ? 'about ' : '';
-  const cameBack = queue.cameBack === 0 ? '' : `, ${queue.cameBack}${queue.isEstimate ? ' or more' : ''} of them came back`;
+  const cameBack =
+    queue.cameBack === 0 ? '' : `, ${queue.cameBack}${queue.isEstimate ? ' or more' : ''} of them came back`;
   const lines = [`Queue: ${about}${queue.waiting} waiting${cameBack}, ${queue.inFlight} in flight`];
   if (queue.oldest !== null) {
     const { id, method, url, ageMs } = queue.oldest;

@@ -7,8 +7,8 @@ export function addUninstallCommand(program: Command): void {
   program
     .command('uninstall')
     .description('remove the schema "net" with its requests and responses, and leave nothing behind')
-    .option('--cascade', 'also drop what of yours depends on it (views, triggers, functions)', false)
-    .option('--json', 'print the report as JSON', false)
+    .option('--cascade', 'also drop what of yours depends on it (views, triggers, functions)')
+    .option('--json', 'print the report as JSON')
     .addHelpText(
       'after',
       `
@@ -17,8 +17,8 @@ Examples:
   pgfetch uninstall --cascade                 without it, the command refuses and lists what depends on the schema
 `,
     )
-    .action(async (options: { cascade: boolean; json: boolean }, command: Command) => {
-      const report = await withDatabase(command, (db) => uninstall(db, { cascade: options.cascade }));
+    .action(async (options: { cascade?: boolean; json?: boolean }, command: Command) => {
+      const report = await withDatabase(command, (db) => uninstall(db, { cascade: options.cascade === true }));
       if (options.json) printJson(report);
       else print(report.lines.join('\n'));
     });

@@ -9,8 +9,8 @@ import { createLog, type LogFormat } from './log.ts';
 import { untilStopSignal } from './signals.ts';
 
 type WorkerCommandOptions = {
-  allow: readonly string[];
-  deny: readonly string[];
+  allow?: readonly string[];
+  deny?: readonly string[];
   stopTimeout?: number;
   lease?: number;
   poll?: number;
@@ -36,8 +36,12 @@ export function addWorkerCommand(program: Command): void {
   program
     .command('worker')
     .description('send the requests of a database and record their responses, until it is stopped')
-    .option('--allow <network>', 'let requests reach it: CIDR block, host name, loopback, private, all; repeatable', collect, [])
-    .option('--deny <network>', 'refuse it whatever is allowed; repeatable', collect, [])
+    .option(
+      '--allow <network>',
+      'let requests reach it: CIDR block, host name, loopback, private, all; repeatable',
+      collect,
+    )
+    .option('--deny <network>', 'refuse it whatever is allowed; repeatable', collect)
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
@@ -77,8 +81,12 @@ Examples:
     });
 }
 
-function makeWorker(options: WorkerCommandOptions, connectionString: string, log: ReturnType<typeof createLog>): Worker {
-  const { allow, deny, stopTimeout, lease, poll, responseLimit, prepare, name } = options;
+function makeWorker(
+  options: WorkerCommandOptions,
+  connectionString: string,
+  log: ReturnType<typeof createLog>,
+): Worker {
+  const { allow = [], deny = [], stopTimeout, lease, poll, responseLimit, prepare, name } = options;
   try {
     return createWorker({
       connectionString,

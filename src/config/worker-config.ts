@@ -160,5 +160,7 @@ function problemsOf(issue: z.core.$ZodIssue): readonly string[] {
   if (option === undefined) {
     return ['the options must be an object'];
   }
-  return [index === undefined ? `${String(option)} ${issue.message}` : `${String(option)}[${String(index)}] ${issue.message}`];
+  return [
+    index === undefined ? `${String(option)} ${issue.message}` : `${String(option)}[${String(index)}] ${issue.message}`,
+  ];
 }

@@ -58,21 +58,24 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
   };
 }
 
-/** One object with the names as the server wrote them; of equal names the last wins, as in pg_net. */
+/**
+ * One JSON object with the names as the server wrote them. Names may repeat in this text: of equal names `jsonb` keeps the
+ * last, as pg_net does.
+ */
 function headersToJson(headers: HeaderList): string {
-  // Without a prototype, so that a header named __proto__ is a header like any other.
-  const object: Record<string, string> = Object.create(null);
-  for (const [name, value] of headers) {
-    object[name] = value.includes('\0') ? value.replaceAll('\0', '\uFFFD') : value;
-  }
-  return JSON.stringify(object);
+  return `{${headers.map(([name, value]) => `${JSON.stringify(storable(name))}:${JSON.stringify(storable(value))}`).join(',')}}`;
+}
+
+/** NUL is the one character that no text in PostgreSQL can hold. */
+function storable(text: string): string {
+  return text.includes('\0') ? text.replaceAll('\0', '\uFFFD') : text;
 }
 
 function lastValue(headers: HeaderList, lowerCaseName: string): string | null {
   for (let i = headers.length - 1; i >= 0; i--) {
     const header = headers[i];
     if (header !== undefined && header[0].toLowerCase() === lowerCaseName) {
-      return header[1].replaceAll('\0', '\uFFFD');
+      return storable(header[1]);
     }
   }
   return null;

@@ -80,10 +80,7 @@ async function importPglite(): Promise<{
   PGLiteSocketServer: typeof import('@electric-sql/pglite-socket').PGLiteSocketServer;
 }> {
   try {
-    const [pglite, socket] = await Promise.all([
-      import('@electric-sql/pglite'),
-      import('@electric-sql/pglite-socket'),
-    ]);
+    const [pglite, socket] = await Promise.all([import('@electric-sql/pglite'), import('@electric-sql/pglite-socket')]);
     return { PGlite: pglite.PGlite, PGLiteSocketServer: socket.PGLiteSocketServer };
   } catch (cause) {
     if (errorCode(cause) !== 'ERR_MODULE_NOT_FOUND') throw cause;

@@ -147,7 +147,7 @@ class Resident {
         await this.#untilInstalled(db);
         return db;
       },
-      send: (request, signal) => client.send(request, signal),
+      send: (request) => client.send(request),
       dispose: () => client.close(),
       name: 'PGlite',
       version,

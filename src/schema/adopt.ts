@@ -131,8 +131,8 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
     const lines = [
       `Database ${JSON.stringify(database)} is an installation of its own now: workers send from it.`,
       options.queue === 'discard'
-        ? `Deleted ${discarded} queued requests of the original; they are not sent from here.`
-        : `${requests} queued requests of the original will be sent from here too.`,
+        ? `Deleted from the queue, not to be sent from here: ${discarded} request${discarded === 1 ? '' : 's'} of the original.`
+        : `Kept in the queue, to be sent from here: ${requests} request${requests === 1 ? '' : 's'} of the original.`,
     ];
     if (otherServer) {
       lines.push('What it holds was requested by roles of another server: only the owner and net_admin see it here.');

@@ -6,7 +6,7 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * know what they call.
  *
  * `ours` begins with what is in the schema and follows the links of what PostgreSQL made along with it (internal and
- * automatic dependencies: rules of our views, default values, indexes). A rule stands for its view.
+ * automatic dependencies: rules of our views, default values, indexes). A view's rule and columns stand for the view.
  */
 const dependentsStatement: Statement = {
   name: 'pgfetch_dependents',
@@ -30,11 +30,13 @@ const dependentsStatement: Statement = {
       select
         case when w.oid is null then d.classid else 'pg_catalog.pg_class'::pg_catalog.regclass end as classid,
         coalesce(w.ev_class, d.objid) as objid,
-        case when w.oid is null then d.objsubid else 0 end as objsubid
+        case when w.oid is null and v.oid is null then d.objsubid else 0 end as objsubid
       from pg_catalog.pg_depend d
       join ours o on o.classid = d.refclassid and o.objid = d.refobjid
       left join pg_catalog.pg_rewrite w
         on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and w.oid = d.objid
+      left join pg_catalog.pg_class v
+        on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and v.oid = d.objid and v.relkind in ('v', 'm')
       left join pg_catalog.pg_trigger t
         on d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass and t.oid = d.objid
       where d.deptype in ('n', 'a') and not coalesce(t.tgisinternal, false)

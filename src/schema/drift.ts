@@ -52,27 +52,50 @@ export async function findDrift(session: Session): Promise<readonly Drift[]> {
 
 function compare(installed: ReadonlyMap<string, string>, found: ReadonlyMap<string, string>): readonly Drift[] {
   const drifts: Drift[] = [];
-  for (const [object, was] of installed) {
-    const is = found.get(object);
-    if (is === undefined) {
-      drifts.push(missing(object, was));
-    } else if (was !== is && !writtenByOtherMajors(was, is)) {
-      drifts.push({
-        kind: 'changed',
-        object,
-        installed: was,
-        found: is,
-        message: `${object} is not as it was installed: it was (${was}) and is (${is}).`,
-      });
-    }
-  }
-  for (const [object, is] of found) {
-    // An index more is a user's own business.
-    if (!installed.has(object) && !object.startsWith('index ')) {
-      drifts.push({ kind: 'added', object, found: is, message: `${object} was not installed by pgfetch: ${is}.` });
+  for (const object of new Set([...installed.keys(), ...found.keys()])) {
+    const drift = object.startsWith(rightsPrefix)
+      ? compareRights(object, installed, found)
+      : compareObject(object, installed.get(object), found.get(object));
+    if (drift !== undefined) {
+      drifts.push(drift);
     }
   }
   return drifts.sort((a, b) => (a.object < b.object ? -1 : 1));
+}
+
+function compareObject(object: string, was: string | undefined, is: string | undefined): Drift | undefined {
+  if (was === undefined) {
+    // An index more is a user's own business.
+    return is === undefined || object.startsWith('index ')
+      ? undefined
+      : { kind: 'added', object, found: is, message: `${object} was not installed by pgfetch: ${is}.` };
+  }
+  if (is === undefined) {
+    return missing(object, was);
+  }
+  return was === is || writtenByOtherMajors(was, is) ? undefined : changed(object, was, is);
+}
+
+const rightsPrefix = 'rights on ';
+
+/** Nobody but the owner having rights is told by no entry. Rights on what is itself missing or new say nothing more. */
+function compareRights(
+  object: string,
+  installed: ReadonlyMap<string, string>,
+  found: ReadonlyMap<string, string>,
+): Drift | undefined {
+  const subject = object.slice(rightsPrefix.length);
+  if (subject !== 'schema net' && !(installed.has(subject) && found.has(subject))) {
+    return undefined;
+  }
+  const was = installed.get(object) ?? 'none';
+  const is = found.get(object) ?? 'none';
+  return was === is ? undefined : changed(object, was, is);
+}
+
+function changed(object: string, was: string, is: string): Drift {
+  const message = `${object}: not as installed. It was (${was}) and is (${is}).`;
+  return { kind: 'changed', object, installed: was, found: is, message };
 }
 
 function missing(object: string, was: string): Drift {

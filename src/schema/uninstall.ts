@@ -78,7 +78,7 @@ async function dropSchema(session: Session, database: string, cascade: boolean):
     const waiting = counts?.waiting ?? '0';
     return [
       `Dropped ${what} from database ${JSON.stringify(database)}.`,
-      ...(waiting === '0' ? [] : [`With it went ${waiting} requests that were still in the queue.`]),
+      ...(waiting === '0' ? [] : [`With it went ${waiting} request${waiting === '1' ? '' : 's'} still in the queue.`]),
       ...users.map((object) => `Dropped along with it: ${object}.`),
     ];
   } catch (error) {

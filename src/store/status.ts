@@ -116,7 +116,12 @@ export type QueueStatus = {
   readonly cameBack: number;
   /** The queue is longer than what was looked at: `waiting` is the server's estimate, `cameBack` counts the oldest only. */
   readonly isEstimate: boolean;
-  readonly oldest: { readonly id: bigint; readonly method: string; readonly url: string; readonly ageMs: number | null } | null;
+  readonly oldest: {
+    readonly id: bigint;
+    readonly method: string;
+    readonly url: string;
+    readonly ageMs: number | null;
+  } | null;
 };
 
 export type WorkerStatus = {
@@ -145,7 +150,12 @@ export type ResponseStatus = {
 };
 
 export type FailureCount = { readonly code: string; readonly count: number; readonly last: Date };
-export type LastError = { readonly id: bigint | null; readonly created: Date; readonly code: string; readonly message: string };
+export type LastError = {
+  readonly id: bigint | null;
+  readonly created: Date;
+  readonly code: string;
+  readonly message: string;
+};
 
 export type Status = {
   readonly queue: QueueStatus;

@@ -6,6 +6,7 @@ import { createHttpClient } from '../http/client.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { openPglite } from '../postgres/pglite.ts';
+import { sessionSettings } from '../store/session.ts';
 import { type Target, Worker, type WorkerLog } from './worker.ts';
 
 /**
@@ -74,7 +75,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
       pglite === undefined
         ? (target) => connectToServer(config, target)
         : (target) => connectToPglite(pglite, target, () => void worker.stop()),
-    send: (request, signal) => client.send(request, signal),
+    send: (request) => client.send(request),
     dispose: () => client.close(),
     name: config.name,
     version,
@@ -95,9 +96,7 @@ async function connectToServer(config: WorkerConfig, target: Target): Promise<Da
     applicationName,
     connectTimeoutMs: config.connectTimeoutMs,
     prepare: config.prepare,
-    // What a crash of the server may take back is sent again, which the lease allows for; waiting for the disk would cost
-    // every group of responses a flush.
-    sessionSettings: { synchronous_commit: 'off' },
+    sessionSettings,
   });
 }
 

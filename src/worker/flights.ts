@@ -2,8 +2,6 @@ import type { QueueRow } from '../core/request.ts';
 import type { Settlement } from '../core/settlement.ts';
 import { carryOut, type Send } from './pipeline.ts';
 
-type Flight = { readonly workerId: bigint; readonly abort: AbortController };
-
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
 export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
 
@@ -15,7 +13,8 @@ export class Flights {
   /** Called when a request has landed; whoever records them sets it. */
   onLanded: () => void = () => {};
   readonly #send: Send;
-  readonly #inAir = new Map<bigint, Flight>();
+  /** By request id: the registration under which it was claimed. */
+  readonly #inAir = new Map<bigint, bigint>();
   #landed: Landed[] = [];
   #recording = 0;
 
@@ -38,19 +37,15 @@ export class Flights {
 
   /** Sends a claimed request. A slow one holds its slot and nothing else. */
   start(row: QueueRow, workerId: bigint): void {
-    const abort = new AbortController();
-    this.#inAir.set(row.id, { workerId, abort });
-    void this.#fly(row, workerId, abort.signal);
-  }
-
-  async #fly(row: QueueRow, workerId: bigint, signal: AbortSignal): Promise<void> {
-    const settlement = await carryOut(row, this.#send, signal);
-    // A flight that was given up has been released or fenced: its answer is nobody's.
-    if (this.#inAir.get(row.id)?.workerId === workerId && !signal.aborted) {
-      this.#inAir.delete(row.id);
-      this.#landed.push({ workerId, settlement });
-      this.onLanded();
-    }
+    this.#inAir.set(row.id, workerId);
+    void carryOut(row, this.#send).then((settlement) => {
+      // A flight that was given up has been released or fenced: its answer is nobody's.
+      if (this.#inAir.get(row.id) === workerId) {
+        this.#inAir.delete(row.id);
+        this.#landed.push({ workerId, settlement });
+        this.onLanded();
+      }
+    });
   }
 
   /** Takes up to `max` landed requests for recording; give them to {@link recorded} or {@link putBack}. */
@@ -74,9 +69,6 @@ export class Flights {
   /** Gives up everything in the air; returns the ids, to be released. Nothing of them will land. */
   giveUp(): readonly bigint[] {
     const ids = [...this.#inAir.keys()];
-    for (const flight of this.#inAir.values()) {
-      flight.abort.abort();
-    }
     this.#inAir.clear();
     return ids;
   }
@@ -89,9 +81,8 @@ export class Flights {
   /** Drops everything that was claimed under another registration: those requests have been given to others. */
   dropAllBut(workerId: bigint): number {
     let dropped = 0;
-    for (const [id, flight] of this.#inAir) {
-      if (flight.workerId !== workerId) {
-        flight.abort.abort();
+    for (const [id, claimedUnder] of this.#inAir) {
+      if (claimedUnder !== workerId) {
         this.#inAir.delete(id);
         dropped += 1;
       }

@@ -123,7 +123,7 @@ export class Stage {
   }
 
   /** A worker that serves this database; stopped with the test. */
-  async startWorker(parts: Partial<WorkerParts> = {}): Promise<Worker> {
+  async startWorker(parts: Partial<WorkerParts> = {}, options: { readonly wait?: boolean } = {}): Promise<Worker> {
     const client = createHttpClient({
       userAgent: 'pg_net/contract',
       policy: createAddressPolicy({ allow: ['loopback'] }),
@@ -132,7 +132,7 @@ export class Stage {
     });
     const worker = new Worker({
       connect: (target) => this.#database.connect(target),
-      send: (request, signal) => client.send(request, signal),
+      send: (request) => client.send(request),
       dispose: () => client.close(),
       name: 'contract',
       version: '0',
@@ -141,7 +141,7 @@ export class Stage {
       ...parts,
     });
     onTestFinished(() => worker.stop());
-    await worker.start();
+    await worker.start(options);
     return worker;
   }
 
