@@ -7,6 +7,8 @@ import type { Timing } from './timing.ts';
 /** Wakes within {@link wakeWindowMs} from which looking by ourselves is cheaper than being notified each time. */
 const wakesForWatch = 50;
 const wakeWindowMs = 100;
+/** A look that filled fewer slots than this says that we are slow, not that the queue is long. */
+const slotsForWatch = 4;
 /** How often a look asks where the transactions stand, so that the low-water mark follows the traffic. */
 const horizonEveryMs = 20;
 /** Beside a long writer, an owed look is repeated once a second. */
@@ -33,6 +35,7 @@ export class Lookout {
   #lookNow = true;
   #lookAtMs = Number.POSITIVE_INFINITY;
   #lastFoundMs = 0;
+  #lastLookMs = 0;
   #lastHorizonMs = Number.NEGATIVE_INFINITY;
   /** Where the transactions stood before the look under way; undefined where it did not ask. */
   #xminBeforeLook: bigint | undefined;
@@ -94,6 +97,7 @@ export class Lookout {
    */
   async beforeLook(nowMs: number): Promise<bigint> {
     this.#lookNow = false;
+    this.#lastLookMs = nowMs;
     this.#xminBeforeLook = undefined;
     if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
       this.#lastHorizonMs = nowMs;
@@ -123,16 +127,16 @@ export class Lookout {
       }
     }
     if (this.#listens) {
-      await this.#chooseMode(tookAll, nowMs);
+      await this.#chooseMode(tookAll, slots, nowMs);
     }
     this.#lookAtMs = nowMs + this.#restMs();
   }
 
-  async #chooseMode(tookAll: boolean, nowMs: number): Promise<void> {
+  async #chooseMode(tookAll: boolean, slots: number, nowMs: number): Promise<void> {
     if (!this.#watching) {
       const oldest = this.#wakeTimesMs[0];
       const isBusy = this.#wakeTimesMs.length >= wakesForWatch && oldest !== undefined && nowMs - oldest < wakeWindowMs;
-      if (isBusy || !tookAll) {
+      if (isBusy || (!tookAll && slots >= slotsForWatch)) {
         this.#watching = true;
         this.#owedXid = undefined;
         this.#wakeTimesMs = [];
@@ -140,13 +144,29 @@ export class Lookout {
         this.#lookNow = true;
       }
     } else if (tookAll && nowMs - this.#lastFoundMs > this.#timing.lingerMs) {
-      await this.withdraw();
-      this.#owedXid = await takeTransactionId(this.#db);
-      this.#owedDelayMs = 1;
-      this.#lookNow = true;
+      await this.#leave();
     } else if (this.#promisedUntilMs - nowMs < this.#timing.promiseMs / 2) {
       await this.#promise(nowMs);
     }
+  }
+
+  /** When a promise is to be taken back because no slot came free to keep it with. */
+  get blockedAtMs(): number {
+    return this.#watching ? this.#lastLookMs + this.#timing.lingerMs : Number.POSITIVE_INFINITY;
+  }
+
+  /** All slots are taken: whoever cannot look must not promise to, so that a worker with free slots is notified. */
+  async leaveIfBlocked(nowMs: number): Promise<void> {
+    if (nowMs > this.blockedAtMs) {
+      await this.#leave();
+    }
+  }
+
+  async #leave(): Promise<void> {
+    await this.withdraw();
+    this.#owedXid = await takeTransactionId(this.#db);
+    this.#owedDelayMs = 1;
+    this.#lookNow = true;
   }
 
   /** Announced first, in a transaction of its own: should we die, the others look when the promise has ended. */

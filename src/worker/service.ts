@@ -157,6 +157,9 @@ export class Service {
       if (this.#lookIsDue(time) && this.#freeSlots > 0) {
         await this.#look();
       } else {
+        if (this.#freeSlots <= 0) {
+          await this.#lookout.leaveIfBlocked(time);
+        }
         await this.#housekeeping(time);
         await signal.wait(this.#idleMs(now()));
       }
@@ -285,7 +288,7 @@ export class Service {
   #idleMs(now: number): number | undefined {
     const { orders, flights } = this.#c;
     const next = Math.min(
-      this.#freeSlots > 0 && !orders.stopping ? this.#lookout.dueAtMs : never,
+      this.#freeSlots > 0 ? (orders.stopping ? never : this.#lookout.dueAtMs) : this.#lookout.blockedAtMs + 1,
       this.#tendAtMs,
       this.#quietAtMs,
       this.#pingAtMs,

@@ -118,8 +118,8 @@ async function startRig(url: string): Promise<Rig> {
   const service = new Service({
     db: gate.wrap(db),
     ...registration,
-    // One row a claim, so that two rows make the worker busy: it promises.
-    settings: { ...defaultSettings, batchSize: 1 },
+    // Few rows a claim, so that a few more make the worker busy: it promises.
+    settings: { ...defaultSettings, batchSize: 4 },
     timing: {
       ...defaultTiming,
       leaseMs: never,
@@ -181,7 +181,7 @@ describe.each(['read committed', 'repeatable read', 'serializable'] as const)('u
       // Make the worker promise, and stop it where its next statement is the withdrawal.
       await client.query(
         `insert into net.http_request_queue (method, url, headers, timeout_milliseconds)
-         select 'GET', 'http://receiver/before', '{}', 2000 from generate_series(1, 3)`,
+         select 'GET', 'http://receiver/before', '{}', 2000 from generate_series(1, 6)`,
       );
       rig.gate.close();
       await client.query('select net.wake()');
