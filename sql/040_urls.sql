@@ -85,8 +85,22 @@ begin
 end
 $$;
 
--- Raises for a URL that the worker could only refuse. Called for what the quick test in net._enqueue did not pass.
--- The messages are pg_net's.
+-- Whether this is an absolute http(s) URL that the worker can send: a host, no white space, no control character, at most
+-- 64 KiB.
+-- API: private
+create function net._is_url(url text)
+  returns boolean
+  language sql
+  immutable
+  strict
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select octet_length(url) <= 65536
+    and url collate "C" ~* '^https?://([^][:space:][:cntrl:]/?#@\\[]*@)?(\[[0-9a-f:.]+\]|[^][:space:][:cntrl:]/?#@:\\[]+)(:[0-9]{0,5})?([/?#][^[:space:][:cntrl:]]*)?$'
+$$;
+
+-- Raises for a URL that the worker could only refuse. The messages are pg_net's.
 -- API: private
 create function net._refuse_url(url text)
   returns void

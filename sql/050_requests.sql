@@ -48,18 +48,16 @@ begin
 end
 $$;
 
--- The one way into the queue: checks, inserts, wakes. Runs as the caller, and only the documented functions, which
--- belong to the schema's owner, may call it.
+-- Raises for what cannot be sent; returns the headers as they are to be stored. Called for what the quick test in
+-- net._enqueue did not pass.
 -- API: private
-create function net._enqueue(method text, url text, headers jsonb, body bytea, timeout_milliseconds integer)
-  returns bigint
+create function net._checked_request(url text, headers jsonb, timeout_milliseconds integer)
+  returns jsonb
   language plpgsql
-  volatile
-  parallel unsafe
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
 as $$
-declare
-  request_id bigint;
-  own_xid    xid8;
 begin
   if url is null or timeout_milliseconds is null then
     -- As the column's constraint would, but without its DETAIL, which shows the whole row, Authorization header included.
@@ -70,30 +68,48 @@ begin
             table   = 'http_request_queue',
             column  = case when url is null then 'url' else 'timeout_milliseconds' end,
             hint    = 'Concatenating with a NULL gives NULL: look at where the value comes from.';
-  end if;
-
-  if url collate "C" !~* '^https?://([^][:space:][:cntrl:]/?#@\\[]*@)?(\[[0-9a-f:.]+\]|[^][:space:][:cntrl:]/?#@:\\[]+)(:[0-9]{0,5})?([/?#][^[:space:][:cntrl:]]*)?$'
-    or pg_catalog.octet_length(url) > 65536
-  then
+  elsif not net._is_url(url) then
     perform net._refuse_url(url);
-  end if;
-
-  if headers <> '{}' and (
-    headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
-    or pg_catalog.octet_length(headers::text) > 65536
-  ) then
-    headers := net._checked_headers(headers);
-  end if;
-
-  if timeout_milliseconds not between 1 and 86400000 then
+  elsif timeout_milliseconds not between 1 and 86400000 then
     raise exception 'timeout_milliseconds is out of range: %', timeout_milliseconds
       using errcode = 'invalid_parameter_value',
             hint    = 'Give between 1 and 86400000 milliseconds (one day); the default is 2000.';
   end if;
+  return net._checked_headers(headers);
+end
+$$;
 
+-- The one way into the queue: checks, inserts, wakes. Runs as the caller, and only the documented functions, which
+-- belong to the schema's owner, may call it.
+--
+-- Every transaction that enqueues pays for each expression in here, so there are few: one test that the usual request
+-- passes whole, one INSERT, and one look at the promise.
+-- API: private
+create function net._enqueue(method text, url text, headers jsonb, body bytea, timeout_milliseconds integer)
+  returns bigint
+  language plpgsql
+  volatile
+  parallel unsafe
+as $$
+declare
+  request_id bigint;
+begin
   -- The transaction's id first, then the request's: the workers' low-water mark passes a request id only when every
-  -- transaction that had an id before it was given out has ended.
-  own_xid := pg_catalog.pg_current_xact_id();
+  -- transaction that had an id before it was given out has ended. (It is never null.)
+  if pg_catalog.pg_current_xact_id() is null
+    or url is null
+    or url collate "C" !~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$'
+    or pg_catalog.octet_length(url) > 65536
+    or timeout_milliseconds is null
+    or timeout_milliseconds not between 1 and 86400000
+    or (headers <> '{}' and (
+      headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
+      or pg_catalog.octet_length(headers::text) > 65536
+    ))
+  then
+    headers := net._checked_request(url, headers, timeout_milliseconds);
+  end if;
+
   insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
   values (
     method, url, headers, body, timeout_milliseconds,
@@ -102,7 +118,11 @@ begin
   )
   returning id into request_id;
 
-  perform net._wake_unless_promised();
+  if pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass)
+    <= pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000
+  then
+    perform net._wake();
+  end if;
   return request_id;
 end
 $$;
@@ -128,7 +148,10 @@ create function net.http_get(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return net._enqueue('GET', net._url_with_params(url, params), headers, null, timeout_milliseconds);
+  if params <> '{}' then
+    url := net._url_with_params(url, params);
+  end if;
+  return net._enqueue('GET', url, headers, null, timeout_milliseconds);
 end
 $$;
 
@@ -169,8 +192,11 @@ begin
               hint    = 'http_post sends its body as JSON. Leave the Content-Type out, or set it to application/json.';
     end if;
   end if;
+  if params <> '{}' then
+    url := net._url_with_params(url, params);
+  end if;
   return net._enqueue(
-    'POST', net._url_with_params(url, params), headers,
+    'POST', url, headers,
     convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds
   );
 end
@@ -197,6 +223,9 @@ create function net.http_delete(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return net._enqueue('DELETE', net._url_with_params(url, params), headers, null, timeout_milliseconds);
+  if params <> '{}' then
+    url := net._url_with_params(url, params);
+  end if;
+  return net._enqueue('DELETE', url, headers, null, timeout_milliseconds);
 end
 $$;

@@ -6,6 +6,14 @@
 -- API: private
 create sequence net.worker_id_seq as bigint;
 
+-- Not from 1: a worker that outlives DROP EXTENSION asks the next installation for the id it had, which must not be
+-- another worker's by then.
+do $$
+begin
+  perform pg_catalog.setval('net.worker_id_seq', (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint);
+end
+$$;
+
 -- API: private
 create unlogged table net.worker (
   id            bigint      primary key default nextval('net.worker_id_seq'::regclass),

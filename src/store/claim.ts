@@ -7,7 +7,9 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * Rows that came back (`due_at` set) are found through a small index of their own; the others in the order of their ids,
  * from the low-water mark `$3` on, so that the dead row versions of finished requests are not read again, however long
  * some other transaction keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
- * The lock on the worker's own row fences it: once it has been declared dead it claims nothing.
+ * The lock on the worker's own row fences it: once it has been declared dead it claims nothing. While its registration
+ * stands there is a row, of nulls where nothing was claimed; no row at all means that it is gone (declared dead, or DROP
+ * EXTENSION), which an idle worker would otherwise not notice.
  */
 const claimStatement: Statement = {
   name: 'pgfetch_claim',
@@ -30,13 +32,16 @@ const claimStatement: Statement = {
       order by q.id
       limit $2 - (select pg_catalog.count(*) from due)
       for update skip locked
+    ),
+    claimed as (
+      update net.http_request_queue q
+      set claimed_by = me.id
+      from me, (select id from due union all select id from fresh) picked
+      where q.id = picked.id
+      returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
+        q.due_at is not null as came_back
     )
-    update net.http_request_queue q
-    set claimed_by = me.id
-    from me, (select id from due union all select id from fresh) picked
-    where q.id = picked.id
-    returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
-      q.due_at is not null as came_back`,
+    select c.* from me left join claimed c on true`,
 };
 
 type ClaimRow = Row & {
@@ -51,17 +56,35 @@ type ClaimRow = Row & {
   came_back: boolean;
 };
 
+/** The registration stands and there was nothing to claim. */
+type NoClaimRow = Row & { id: null };
+
+function isClaimed(row: ClaimRow | NoClaimRow): row is ClaimRow {
+  return row.id !== null;
+}
+
 export type Claimed = {
   readonly rows: readonly QueueRow[];
   /** The highest id among those that had only waited; null where there were none. */
   readonly highestFreshId: bigint | null;
 };
 
-/** Claims at most `rowsMax` waiting requests with ids above `afterId` (and any that came back). */
-export async function claim(session: Session, workerId: bigint, rowsMax: number, afterId: bigint): Promise<Claimed> {
-  const claimed = await session.query<ClaimRow>(claimStatement, [workerId, rowsMax, afterId]);
+/**
+ * Claims at most `rowsMax` waiting requests with ids above `afterId` (and any that came back). Null where the worker's
+ * registration is gone.
+ */
+export async function claim(
+  session: Session,
+  workerId: bigint,
+  rowsMax: number,
+  afterId: bigint,
+): Promise<Claimed | null> {
+  const answer = await session.query<ClaimRow | NoClaimRow>(claimStatement, [workerId, rowsMax, afterId]);
+  if (answer.length === 0) {
+    return null;
+  }
   let highestFreshId: bigint | null = null;
-  const rows = claimed.map((row) => {
+  const rows = answer.filter(isClaimed).map((row) => {
     if (!row.came_back && (highestFreshId === null || row.id > highestFreshId)) {
       highestFreshId = row.id;
     }

@@ -183,6 +183,10 @@ export class Service {
     const fromId = await this.#lookout.beforeLook(now());
     const slots = Math.min(this.#freeSlots, settings.batchSize);
     const claimed = await claim(db, workerId, slots, fromId);
+    if (claimed === null) {
+      this.#isFenced = true;
+      return;
+    }
     for (const row of claimed.rows) {
       flights.start(row, workerId);
     }

@@ -15,6 +15,7 @@ import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { openPglite } from '../../src/postgres/pglite.ts';
 import { extensionFiles } from '../../src/schema/scripts.ts';
+import { sessionSettings } from '../../src/store/session.ts';
 import { type Target, Worker, type WorkerLog, type WorkerParts } from '../../src/worker/worker.ts';
 import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
 
@@ -269,6 +270,7 @@ async function openPgDatabase(major: TestMajor, encoding: 'UTF8' | 'LATIN1'): Pr
         connectionString: url.href,
         applicationName,
         connectTimeoutMs: 10_000,
+        sessionSettings,
         user: workerRole,
         ...target,
       });

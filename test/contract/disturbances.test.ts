@@ -65,6 +65,16 @@ describe.each(backends)('$name', (backend) => {
     }
   });
 
+  test.runIf(can(backend, 'severalSessions'))('workers that outlive DROP EXTENSION stay apart', async () => {
+    const stage = await backend.open({ worker: false });
+    for (const name of ['a', 'b', 'c']) await stage.startWorker({ name });
+    for (let round = 0; round < 3; round += 1) {
+      await stage.sql.query('DROP EXTENSION pg_net; CREATE EXTENSION pg_net');
+      await stage.sql.query('select net.wake()');
+      await stage.until(async () => (await stage.count('net.worker')) === 3, 'all three have registered again');
+    }
+  });
+
   test('a worker without the extension says so once, and serves as soon as it is there', async () => {
     const stage = await backend.open({ worker: false });
     await stage.sql.query('DROP EXTENSION pg_net');

@@ -245,7 +245,10 @@ function enqueueSteps(client: pg.Client, isolation: string, url: string) {
         [url],
       );
     },
-    compare: () => client.query('select net._wake_unless_promised()'),
+    compare: () =>
+      client.query(
+        `select net._wake() where pg_sequence_last_value('net.wake_promise') <= date_part('epoch', clock_timestamp()) * 1000`,
+      ),
     commit: () => client.query('commit'),
   };
 }

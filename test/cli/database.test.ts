@@ -1,0 +1,313 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createDatabase, startTestPostgres, type TestServer } from '../support/servers.ts';
+import { runCli, startCli } from './cli.ts';
+
+let server: TestServer;
+let database: Awaited<ReturnType<typeof createDatabase>>;
+let client: pg.Client;
+
+beforeAll(async () => {
+  server = await startTestPostgres({ major: 18, settings: { 'pgfetch_test.name': 'cli' } });
+});
+
+beforeEach(async () => {
+  database = await createDatabase(server);
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+});
+
+afterEach(async () => {
+  await client.end();
+  await database.drop();
+});
+
+afterAll(async () => {
+  const admin = new pg.Client({ connectionString: server.connectionString });
+  await admin.connect();
+  await admin.query('drop role if exists cli_plain, cli_scram');
+  await admin.end();
+});
+
+const cli = (...given: string[]): ReturnType<typeof runCli> => runCli(given, { env: { DATABASE_URL: database.url } });
+
+async function closedPort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const address = probe.address();
+  await new Promise((resolve) => probe.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
+describe('install and uninstall', () => {
+  test('say what they did, are safe to repeat, and print JSON', async () => {
+    const first = await cli('install');
+    expect(first).toMatchObject({ status: 0, stderr: '' });
+    expect(first.stdout).toContain('Created the schema "net"');
+    const again = await cli('install', '--show-settings', '--json');
+    expect(JSON.parse(again.stdout)).toMatchObject({ kind: 'already_installed', showsSettings: true });
+    const { rows } = await client.query("select name from pg_settings where name = 'pg_net.ttl'");
+    expect(rows).toHaveLength(1);
+    const removed = await cli('uninstall', '--json');
+    expect(JSON.parse(removed.stdout)).toMatchObject({ kind: 'uninstalled' });
+    expect((await client.query("select from pg_namespace where nspname = 'net'")).rows).toHaveLength(0);
+    expect((await cli('uninstall')).stdout).toMatch(/nothing of pgfetch's/);
+  });
+
+  test('uninstall refuses while something depends on the schema, unless --cascade', async () => {
+    await cli('install');
+    await client.query('create view mine as select id from net.http_request_queue');
+    const refused = await cli('uninstall');
+    expect(refused).toMatchObject({ status: 1, stdout: '' });
+    expect(refused.stderr).toMatch(/mine[\s\S]*--cascade/);
+    expect((await cli('uninstall', '--cascade')).status).toBe(0);
+    expect((await client.query("select from pg_class where relname = 'mine'")).rows).toHaveLength(0);
+  });
+
+  test('a schema "net" of somebody else is refused by every command, and left alone', async () => {
+    await client.query('create schema net; create table net.theirs (i int)');
+    for (const command of ['install', 'uninstall', 'status', 'doctor']) {
+      const { status, stdout, stderr } = await cli(command);
+      expect(status, command).toBe(1);
+      expect(`${stdout}${stderr}`, command).toMatch(/not pgfetch's/);
+    }
+    expect((await client.query('select * from net.theirs')).rows).toEqual([]);
+  });
+});
+
+describe('connecting', () => {
+  test('goes by the PG* variables where there is no connection string', async () => {
+    const env = {
+      PGHOST: '127.0.0.1',
+      PGPORT: String(server.port),
+      PGUSER: 'postgres',
+      PGDATABASE: database.name,
+      PGSSLMODE: 'prefer',
+    };
+    const { status, stdout } = await runCli(['install'], { env });
+    expect(status).toBe(0);
+    expect(stdout).toContain(database.name);
+  });
+
+  test('the option wins over DATABASE_URL, before and after the command', async () => {
+    const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none' };
+    expect((await runCli(['install', '-d', database.url], { env })).status).toBe(0);
+    expect((await runCli(['-d', database.url, 'status'], { env })).status).toBe(0);
+  });
+
+  test('an unreachable server is one readable paragraph without the password', async () => {
+    const port = await closedPort();
+    for (const command of ['install', 'status']) {
+      const { status, stdout, stderr } = await runCli([
+        command,
+        '-d',
+        `postgres://app:tops3cret@127.0.0.1:${port}/app`,
+      ]);
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+      expect(stderr).toMatch(
+        new RegExp(`^pgfetch: cannot connect to app@127\\.0\\.0\\.1:${port}/app: .*ECONNREFUSED.*DATABASE_URL.*\\n$`),
+      );
+      expect(stderr).not.toContain('tops3cret');
+    }
+    const { status, stdout } = await runCli([
+      'doctor',
+      '--json',
+      '-d',
+      `postgres://app:tops3cret@127.0.0.1:${port}/app`,
+    ]);
+    expect(status).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({ healthy: false, checks: [{ name: 'connection', state: 'broken' }] });
+    expect(stdout).not.toContain('tops3cret');
+  });
+
+  test('a missing database and a wrong password say what to do', async () => {
+    const url = new URL(database.url);
+    url.pathname = '/no_such_database';
+    expect((await runCli(['status', '-d', url.href])).stderr).toMatch(
+      /"no_such_database" does not exist.*Create that database/,
+    );
+
+    await client.query("create role cli_scram login password 'right'");
+    const rules = join(server.dataDirectory, 'pg_hba.conf');
+    writeFileSync(rules, `host all cli_scram 127.0.0.1/32 scram-sha-256\n${readFileSync(rules, 'utf8')}`);
+    await client.query('select pg_reload_conf()');
+    const at = `127.0.0.1:${server.port}/${database.name}`;
+    for (const args of [['status'], ['status', '--json'], ['doctor']]) {
+      const wrong = await runCli([...args, '-d', `postgres://cli_scram:wr0ng-tops3cret@${at}`]);
+      expect(wrong.status).toBe(1);
+      expect(`${wrong.stdout}${wrong.stderr}`).toMatch(/password authentication failed[\s\S]*PGPASSWORD/);
+      expect(`${wrong.stdout}${wrong.stderr}`).not.toContain('tops3cret');
+    }
+    const none = await runCli(['status', '-d', `postgres://cli_scram@${at}`]);
+    expect(none.stderr).toMatch(/password/);
+    expect(none.stderr).not.toMatch(/^\s+at /m);
+  });
+
+  test('a stack is shown for PGFETCH_DEBUG alone', async () => {
+    const given = ['status', '-d', `postgres://app:tops3cret@127.0.0.1:${await closedPort()}/app`];
+    const { stderr } = await runCli(given, { env: { PGFETCH_DEBUG: '1' } });
+    expect(stderr).toMatch(/^\s+at /m);
+    expect(stderr).not.toContain('tops3cret');
+  });
+});
+
+describe('status', () => {
+  test('says so where pgfetch is missing or of another version', async () => {
+    expect(await cli('status')).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/not installed.*Run: pgfetch install/),
+    });
+    await cli('install');
+    await client.query('update net.installation set schema_version = 99');
+    expect(await cli('status')).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/version.*\(99\).*Update the worker/),
+    });
+  });
+
+  test('shows depth, age, failures and errors, without secrets', async () => {
+    await cli('install');
+    const secret = 'https://user:tops3cret@example.com/hook?token=tops3cret';
+    await client.query(`select net.http_get($1) from generate_series(1, 3)`, [secret]);
+    await client.query("update net.http_request_queue set created = now() - interval '2 hours' where id = 1");
+    await client.query('update net.http_request_queue set due_at = now() where id = 2');
+    await client.query(`
+      insert into net._http_response (id, status_code, error_code, error_msg, timed_out) values
+        (-1, 200, null, null, false), (-2, 503, null, null, false),
+        (-3, null, 'timed_out', 'Timeout of 800 ms reached', true),
+        (-4, null, 'failed', 'cannot reach ${secret}', false)`);
+    const { status, stdout } = await cli('status', '--json');
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      database: database.name,
+      state: 'ready',
+      queue: {
+        waiting: 3,
+        inFlight: 0,
+        cameBack: 1,
+        isEstimate: false,
+        oldest: { id: 1, url: 'https://example.com/hook?token=…' },
+      },
+      workers: [],
+      responses: { sampled: 4, isCapped: false, perMinute: { last1Minute: 4, last5Minutes: 0.8 }, httpErrors: 1 },
+      failures: expect.arrayContaining([expect.objectContaining({ code: 'timed_out', count: 1 })]),
+      lastErrors: expect.arrayContaining([expect.objectContaining({ id: -3, message: 'Timeout of 800 ms reached' })]),
+    });
+    expect(stdout).not.toContain('tops3cret');
+    const text = (await cli('status')).stdout;
+    expect(text).toMatch(/3 waiting, 1 of them came back, 0 in flight/);
+    expect(text).toMatch(/oldest waits for 2 h: request 1, GET https:\/\/example\.com\/hook/);
+    expect(text).toMatch(/Workers: none.*pgfetch worker/);
+    expect(text).toMatch(/timed_out +1 +last/);
+    expect(text).not.toContain('tops3cret');
+  });
+
+  test('needs rights, and says which', async () => {
+    await cli('install');
+    await client.query('create role cli_plain login');
+    const url = new URL(database.url);
+    url.username = 'cli_plain';
+    const plain = await runCli(['status', '-d', url.href]);
+    expect(plain).toMatchObject({ status: 1, stderr: expect.stringMatching(/permission denied.*net_admin/) });
+    await client.query('grant net_admin to cli_plain');
+    expect((await runCli(['status', '-d', url.href])).status).toBe(0);
+    await client.query('revoke net_admin from cli_plain; drop role cli_plain');
+  });
+
+  test('--watch goes on until it is told to stop', async () => {
+    await cli('install');
+    const watching = await startCli(['status', '--watch', '--interval', '100', '--json', '-d', database.url]);
+    await watching.output(/\n.*\n/);
+    watching.signal('SIGINT');
+    const { status, stdout } = await watching.ended;
+    expect(status).toBe(0);
+    const lines = stdout.trimEnd().split('\n');
+    expect(lines.length).toBeGreaterThanOrEqual(2);
+    for (const line of lines) expect(JSON.parse(line)).toMatchObject({ database: database.name });
+  });
+});
+
+describe('doctor', () => {
+  type Checks = { healthy: boolean; checks: { name: string; state: string; message: string; advice?: string }[] };
+  const examine = async (url: string = database.url): Promise<Checks & { status: number | null }> => {
+    const { status, stdout } = await runCli(['doctor', '--json', '-d', url]);
+    return { status, ...(JSON.parse(stdout) as Checks) };
+  };
+  const named = ({ checks }: Checks, name: string): unknown => checks.find((check) => check.name === name);
+
+  test('is content with a worker of a role that has the rights, and with nothing less', async () => {
+    expect(named(await examine(), 'schema')).toMatchObject({
+      state: 'broken',
+      message: expect.stringMatching(/pgfetch install/),
+    });
+    await cli('install');
+    await client.query('create role cli_plain login');
+    const url = new URL(database.url);
+    url.username = 'cli_plain';
+    const powerless = await examine(url.href);
+    expect(powerless.status).toBe(1);
+    expect(named(powerless, 'rights')).toMatchObject({
+      state: 'broken',
+      message: expect.stringMatching(/DELETE on table net\.http_request_queue.*rows of other roles/),
+      advice: expect.stringMatching(/GRANT net_worker TO "cli_plain"/),
+    });
+    await client.query('grant net_worker to cli_plain');
+    const idle = await examine(url.href);
+    expect(named(idle, 'rights')).toMatchObject({ state: 'ok' });
+    expect(named(idle, 'worker')).toMatchObject({ state: 'broken', advice: expect.stringMatching(/pgfetch worker/) });
+    expect(idle.status).toBe(1);
+
+    const worker = await startCli(['worker', '-d', url.href, '--name', 'the worker']);
+    await worker.output(/serving/);
+    const healthy = await examine(url.href);
+    expect(healthy.checks.filter(({ state }) => state !== 'ok')).toEqual([]);
+    expect(named(healthy, 'worker')).toMatchObject({ message: expect.stringContaining('the worker') });
+    expect(healthy).toMatchObject({ status: 0, healthy: true });
+    worker.signal('SIGTERM');
+    expect((await worker.ended).status).toBe(0);
+    await client.query('revoke net_worker from cli_plain; drop role cli_plain');
+  });
+
+  test('finds drift, a wrong setting, a copy and another version', async () => {
+    await cli('install');
+    await client.query(`alter database ${database.name} set pg_net.batch_size = 'many'`);
+    await client.query('drop function net.wake()');
+    const drifted = await examine();
+    expect(named(drifted, 'drift')).toMatchObject({ state: 'broken', message: expect.stringMatching(/net\.wake/) });
+    expect(named(drifted, 'settings')).toMatchObject({
+      state: 'warning',
+      message: expect.stringMatching(/batch_size is "many"/),
+    });
+    expect(named(drifted, 'rights')).toMatchObject({ state: 'warning', message: expect.stringMatching(/superuser/) });
+
+    await client.query('update net.installation set database_oid = 1');
+    expect(named(await examine(), 'copy')).toMatchObject({
+      state: 'broken',
+      message: expect.stringMatching(/pgfetch adopt/),
+    });
+    await client.query('update net.installation set schema_version = 99');
+    expect(named(await examine(), 'schema')).toMatchObject({ state: 'broken', message: expect.stringMatching(/99/) });
+  });
+
+  test('prints marks and advice for people', async () => {
+    const { status, stdout } = await cli('doctor');
+    expect(status).toBe(1);
+    expect(stdout).toMatch(/^✓ connection: PostgreSQL 18/m);
+    expect(stdout).toMatch(/^✗ schema: .*pgfetch install/m);
+  });
+});
+
+test('adopt lets a copy be served, with the queue discarded or kept', async () => {
+  await cli('install');
+  await client.query("select net.http_get('http://example.com/')");
+  await client.query('update net.installation set database_oid = 1');
+  const status = await cli('status');
+  expect(status).toMatchObject({ status: 0, stdout: expect.stringMatching(/is a copy/) });
+  const adopted = await cli('adopt', '--queue', 'discard', '--json');
+  expect(JSON.parse(adopted.stdout)).toMatchObject({ kind: 'adopted', discarded: 1 });
+  expect((await cli('adopt', '--queue', 'keep')).status).toBe(0);
+  expect((await cli('status')).stdout).not.toMatch(/copy/);
+});

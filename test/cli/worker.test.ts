@@ -1,0 +1,168 @@
+import { createServer } from 'node:net';
+import pg from 'pg';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type EchoServer, startEchoServer } from '../../src/embedded/echo.ts';
+import { createDatabase, startTestPostgres, until } from '../support/servers.ts';
+import { runCli, startCli } from './cli.ts';
+
+let database: Awaited<ReturnType<typeof createDatabase>>;
+let client: pg.Client;
+let echo: EchoServer;
+let received: string[];
+let arrived: () => void;
+
+beforeEach(async () => {
+  database = await createDatabase(await startTestPostgres({ major: 18 }));
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  received = [];
+  arrived = () => {};
+  echo = await startEchoServer({
+    onRequest: ({ path }) => {
+      received.push(path);
+      arrived();
+    },
+  });
+  await runCli(['install', '-d', database.url]);
+});
+
+afterEach(async () => {
+  await client.end();
+  await echo.close();
+  await database.drop();
+});
+
+const worker = (...given: string[]): ReturnType<typeof startCli> =>
+  startCli(['worker', '--allow', 'loopback', ...given], { env: { DATABASE_URL: database.url } });
+
+async function get(path: string): Promise<bigint> {
+  const { rows } = await client.query<{ id: bigint }>('select net.http_get($1, timeout_milliseconds => 20000) as id', [
+    `${echo.url}${path}`,
+  ]);
+  return rows[0]?.id ?? 0n;
+}
+
+const count = async (what: string): Promise<number> =>
+  (await client.query<{ n: number }>(`select count(*)::int as n from ${what}`)).rows[0]?.n ?? -1;
+
+test('serves, and on SIGTERM finishes what is in flight before it ends', async () => {
+  const running = await worker('--log-format', 'json');
+  await running.output(/"msg":"serving"/);
+  const inFlight = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
+  const id = await get('/delay/0.5');
+  await inFlight;
+  running.signal('SIGTERM');
+  const { status, stdout, stderr } = await running.ended;
+  expect({ status, stdout }).toEqual({ status: 0, stdout: '' });
+  expect((await client.query('select id, status_code from net._http_response')).rows).toEqual([
+    { id, status_code: 200 },
+  ]);
+  expect(await count('net.http_request_queue')).toBe(0);
+  expect(await count('net.worker')).toBe(0);
+  const lines = stderr
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { level: string; time: string; msg: string });
+  for (const line of lines) expect(line).toMatchObject({ level: 'info', time: expect.stringMatching(/^\d{4}-.*Z$/) });
+  expect(lines.map(({ msg }) => msg)).toContain('SIGTERM: stopping');
+});
+
+test('gives back what is not finished within --stop-timeout', async () => {
+  const running = await worker('--stop-timeout', '0');
+  await running.output(/serving/);
+  const inFlight = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
+  await get('/delay/10');
+  await inFlight;
+  running.signal('SIGINT');
+  expect((await running.ended).status).toBe(0);
+  expect(await count('net.http_request_queue where claimed_by is null and due_at is not null')).toBe(1);
+});
+
+test('a second signal ends it at once', async () => {
+  const running = await worker('--log-format', 'pretty');
+  await running.output(/^\d\d:\d\d:\d\d\.\d{3} info {2}serving /m);
+  const inFlight = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
+  await get('/delay/10');
+  await inFlight;
+  running.signal('SIGTERM');
+  await running.output(/SIGTERM: stopping/);
+  running.signal('SIGTERM');
+  expect((await running.ended).status).toBe(143);
+});
+
+test('denies this machine unless it is allowed', async () => {
+  const running = await startCli(['worker', '-d', database.url]);
+  await running.output(/serving/);
+  const id = await get('/get');
+  const row = await until(
+    async () => (await client.query('select error_code from net._http_response where id = $1', [id])).rows[0],
+    'the response is there',
+  );
+  expect(row).toEqual({ error_code: 'denied' });
+  expect(received).toEqual([]);
+});
+
+test('says once that the database is unreachable, keeps trying, and still stops', async () => {
+  let attempts = 0;
+  // What a server says while it recovers: https://www.postgresql.org/docs/current/protocol-message-formats.html, ErrorResponse.
+  const fields = Buffer.from('SFATAL\0C57P03\0Mthe database system is starting up\0\0');
+  const length = Buffer.alloc(4);
+  length.writeInt32BE(4 + fields.length);
+  const listener = createServer((socket) => {
+    attempts += 1;
+    socket.on('error', () => {}).once('data', () => socket.end(Buffer.concat([Buffer.from('E'), length, fields])));
+  });
+  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  const address = listener.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  const running = await startCli([
+    'worker',
+    '-d',
+    `postgres://app:tops3cret@127.0.0.1:${port}/app`,
+    '--log-format',
+    'json',
+  ]);
+  await until(() => attempts >= 4, 'it has tried four times');
+  running.signal('SIGTERM');
+  const { status, stderr } = await running.ended;
+  expect(status).toBe(0);
+  expect(stderr.match(/"level":"error"/g)).toHaveLength(1);
+  expect(stderr).toContain(`cannot connect to app@127.0.0.1:${port}/app: the database system is starting up`);
+  expect(stderr).not.toContain('tops3cret');
+  await new Promise((resolve) => listener.close(resolve));
+});
+
+test('waits for the schema, and serves when it is there', async () => {
+  expect((await runCli(['uninstall', '-d', database.url])).status).toBe(0);
+  const running = await worker();
+  await running.output(/not installed.*pgfetch install/);
+  await runCli(['install', '-d', database.url]);
+  await running.output(/serving/);
+  const id = await get('/get');
+  await until(
+    () => count(`net._http_response where id = ${id} and status_code = 200`).then((n) => n === 1),
+    'the response is there',
+  );
+});
+
+test('echo answers, and says what it was sent', async () => {
+  const running = await startCli(['echo', '--port', '0']);
+  const [, url = ''] = await running.output(/Echo server: (http:\/\/127\.0\.0\.1:\d+)/);
+  const response = await fetch(`${url}/post?token=tops3cret`, { method: 'POST', body: 'hello' });
+  expect(await response.json()).toMatchObject({ data: 'hello', method: 'POST' });
+  await running.output(/POST \/post\?token=…/);
+  running.signal('SIGTERM');
+  expect((await running.ended).status).toBe(0);
+});
+
+test('echo says that its port is taken, and what to do', async () => {
+  const { status, stderr } = await runCli(['echo', '--port', String(echo.port)]);
+  expect(status).toBe(1);
+  expect(stderr).toMatch(new RegExp(`Port ${echo.port} on 127.0.0.1 is taken.*another port`));
+});
