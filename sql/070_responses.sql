@@ -13,17 +13,21 @@ as $$
 declare
   nap_seconds double precision := 0.001;
   state       text;
-  horizon     xid8;
+  last_xid    bigint;
+  all_ended   boolean;
 begin
   loop
+    -- In this order: what had committed by then is seen by the look that follows.
+    all_ended := last_xid is not null and net._others_have_ended(last_xid);
     state := net._request_state(request_id);
     if state = 'done' then
       return true;
     end if;
-    if horizon is null then
+    if last_xid is null then
       -- Only now: where the response is already there, nothing need be refused.
       perform net._refuse_endless_wait();
-      horizon := pg_snapshot_xmax(pg_current_snapshot());
+      last_xid := net._last_running_xid();
+      continue;
     end if;
     if state = 'own transaction' then
       raise exception 'waiting for request % in the transaction that made it could only last for ever', request_id
@@ -31,8 +35,8 @@ begin
               detail  = 'A request is sent when its transaction commits.',
               hint    = 'Commit first, then wait.';
     end if;
-    -- Whoever might still commit the request had begun before we looked first.
-    if state = 'unknown' and pg_snapshot_xmin(pg_current_snapshot()) >= horizon then
+    -- Whoever might still commit the request had its transaction id before we looked first.
+    if state = 'unknown' and all_ended then
       raise exception 'there is no request %, and no response to it', request_id
         using errcode = 'no_data_found',
               detail  = 'No such id was enqueued, its transaction was rolled back, its row was deleted, or its response has expired.',
@@ -42,6 +46,42 @@ begin
     nap_seconds := least(nap_seconds * 2, 0.05);
   end loop;
 end
+$$;
+
+-- The last transaction id of those that run now, our own left out. A snapshot does not tell: it knows of no transaction
+-- from its xmax on, and one that runs may be there. Each holds a lock on its id, which has 32 bits: the full number is
+-- the one nearest to the snapshot's that ends in them.
+-- API: private
+create function net._last_running_xid()
+  returns bigint
+  language sql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select greatest(
+    s.xmax - 1,
+    (
+      select max(s.xmax + ((l.transactionid::text::bigint - s.xmax + 2147483648) & 4294967295) - 2147483648)
+      from pg_locks l
+      where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.pid is distinct from pg_backend_pid()
+    )
+  )
+  from (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) s (xmax)
+$$;
+
+-- Whether every transaction up to that id has ended, but for our own.
+-- API: private
+create function net._others_have_ended(last_xid bigint)
+  returns boolean
+  language sql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_snapshot_xmax(s)::text::bigint > last_xid
+    and not exists (select from pg_snapshot_xip(s) x where x::text::bigint <= last_xid)
+  from pg_current_snapshot() s
 $$;
 
 -- Whether the open transaction made the request. Reads what the caller may not (a system column) and tells nothing about
@@ -56,15 +96,17 @@ create function net._is_own_transactions(request_id bigint)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  full_xid bigint;
+  horizon  bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+  distance bigint;
 begin
-  -- A row that is seen though its transaction has not ended is the own transaction's (or a subtransaction's of it). The
-  -- system column has 32 bits; the epoch comes from the snapshot.
-  select (((pg_snapshot_xmax(pg_current_snapshot())::text::bigint - q.xmin::text::bigint) >> 32) << 32) + q.xmin::text::bigint
-  into full_xid
+  -- A row that is seen though its transaction has not ended is the own transaction's (or a subtransaction's of it, whose
+  -- id may lie beyond the snapshot's). The system column has 32 bits: it is the number nearest to the snapshot's that
+  -- ends in them.
+  select ((q.xmin::text::bigint - horizon + 2147483648) & 4294967295) - 2147483648
+  into distance
   from net.http_request_queue q
   where q.id = request_id;
-  return found and pg_xact_status(full_xid::text::xid8) is not distinct from 'in progress';
+  return found and pg_xact_status((horizon + distance)::text::xid8) is not distinct from 'in progress';
 exception
   when invalid_parameter_value then
     return false;

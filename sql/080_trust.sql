@@ -24,6 +24,8 @@ grant execute on function
   net._is_own_transactions(bigint),
   net._request_state(bigint),
   net._await_response(bigint),
+  net._last_running_xid(),
+  net._others_have_ended(bigint),
   net._http_collect_response(bigint, boolean),
   net.http_collect_response(bigint, boolean)
 to public;

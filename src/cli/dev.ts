@@ -9,11 +9,11 @@ import { connectPg } from '../postgres/pg.ts';
 import { inspectInstallation } from '../store/installation.ts';
 import { createWorker } from '../worker/create.ts';
 import type { Worker } from '../worker/worker.ts';
+import { explain } from '../worker/worker.ts';
 import { port } from './arguments.ts';
 import { defaultEchoPort } from './echo.ts';
 import { CliError, UsageError } from './errors.ts';
 import { showFirstRequest } from './first-request.ts';
-import { describeInstallation } from './installation.ts';
 import { createLog } from './log.ts';
 import { print } from './output.ts';
 import { untilStopSignal } from './signals.ts';
@@ -96,7 +96,11 @@ async function dev(options: DevOptions): Promise<void> {
       worker = makeWorker(server, options.engine);
       if ((await Promise.race([worker.start(), stop.signal])) !== undefined) return;
       showRunning(options, server, echo);
-      await showFirstRequest(db, localhost(echo), options.firstRequest === true);
+      await showFirstRequest(
+        db,
+        { database: server.connectionString, echo: localhost(echo) },
+        options.firstRequest === true,
+      );
     } finally {
       await db.close();
     }
@@ -145,7 +149,7 @@ async function createExtension(db: Database): Promise<void> {
   const before = await inspectInstallation(db);
   if (before.kind === 'missing') await db.execute('create extension pg_net');
   const installation = before.kind === 'missing' ? await inspectInstallation(db) : before;
-  if (installation.kind !== 'ready') throw new CliError(describeInstallation(installation));
+  if (installation.kind !== 'ready') throw new CliError(explain(installation));
 }
 
 function makeWorker(server: DevServer, engine: Engine): Worker {

@@ -8,9 +8,9 @@ import { type RoleFacts, readRights } from '../store/rights.ts';
 import { readServer, type ServerFacts } from '../store/server.ts';
 import { readSettings, readTarget } from '../store/settings.ts';
 import { defaultStatusLimits, readQueue, readWorkers, type WorkerStatus } from '../store/status.ts';
+import { explain } from '../worker/worker.ts';
 import { connectionStringOf } from './connection.ts';
 import { explainError } from './errors.ts';
-import { describeInstallation } from './installation.ts';
 import { duration, print, printable, printJson } from './output.ts';
 import { redactPasswords, redactUrl } from './redact.ts';
 
@@ -124,7 +124,7 @@ async function listenCheck(db: Database): Promise<Check> {
 async function examineInstallation(db: Database, server: ServerFacts): Promise<readonly Check[]> {
   const installation = await inspectInstallation(db);
   if (installation.kind === 'missing' || installation.kind === 'foreign' || installation.kind === 'other_version') {
-    return [{ name: 'schema', state: 'broken', message: describeInstallation(installation) }];
+    return [{ name: 'schema', state: 'broken', message: explain(installation) }];
   }
   const checks: Check[] = [];
   if (installation.kind === 'ready') {
@@ -132,7 +132,7 @@ async function examineInstallation(db: Database, server: ServerFacts): Promise<r
     checks.push({ name: 'schema', state: 'ok', message: `pgfetch ${installation.version}, installed ${how}` });
   } else {
     const name = installation.kind === 'no_rights' ? 'schema' : installation.kind;
-    checks.push({ name, state: 'broken', message: describeInstallation(installation) });
+    checks.push({ name, state: 'broken', message: explain(installation) });
   }
   if (installation.kind === 'no_rights') return checks;
   const rights = await readRights(db);

@@ -16,17 +16,23 @@ type Response = Row & {
 };
 
 /** Shows how to make a request; `perform`: makes it, and shows what came of it. */
-export async function showFirstRequest(db: Database, echoUrl: string, perform: boolean): Promise<void> {
-  const request = `select net.http_get('${echoUrl}/get?hello=world');`;
+export async function showFirstRequest(
+  db: Database,
+  where: { readonly database: string; readonly echo: string },
+  perform: boolean,
+): Promise<void> {
+  const request = `select net.http_get('${where.echo}/get?hello=world');`;
   const look =
     'select id, status_code, content_type, content, error_msg from net._http_response order by id desc limit 1;';
   if (!perform) {
-    print(`\nPaste into psql (psql "<Database>"), and a moment later look at the response:\n\n  ${request}\n  ${look}`);
+    print(
+      `\nTo try it: psql '${where.database}'\n\n  -- make a request\n  ${request}\n  -- and a moment later look at the response\n  ${look}`,
+    );
     return;
   }
   const [row] = await db.query<Row & { id: bigint }>(
     { name: 'pgfetch_first_request', text: 'select net.http_get($1::text) as id' },
-    [`${echoUrl}/get?hello=world`],
+    [`${where.echo}/get?hello=world`],
   );
   if (row === undefined) throw new Error('http_get returned no row');
   print(`\nA first request:\n\n  ${request}\n    → ${row.id}\n`);

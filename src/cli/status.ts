@@ -2,9 +2,10 @@ import type { Command } from 'commander';
 import type { Database } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
 import { readStatus, type Status } from '../store/status.ts';
+import { explain } from '../worker/worker.ts';
 import { wholeNumber } from './arguments.ts';
 import { withDatabase } from './connection.ts';
-import { describeInstallation, requireReadable } from './installation.ts';
+import { requireReadable } from './installation.ts';
 import { duration, print, printable, printJson, table } from './output.ts';
 import { redactUrl, redactUrls } from './redact.ts';
 import { untilStopSignal } from './signals.ts';
@@ -90,7 +91,7 @@ function statusJson({ installation, status, at }: Look): object {
 function statusText({ installation, status, at }: Look): string {
   const sections = [
     `Database ${printable(installation.database)}, ${at.toISOString().slice(0, 19).replace('T', ' ')} UTC`,
-    installation.kind === 'ready' ? undefined : `! ${describeInstallation(installation)}`,
+    installation.kind === 'ready' ? undefined : `! ${explain(installation)}`,
     queueText(status),
     workersText(status),
     responsesText(status),

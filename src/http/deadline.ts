@@ -18,6 +18,7 @@ export class Deadline {
   #phase: Phase = 'connect';
   #phaseSinceMs: number;
   #timer: NodeJS.Timeout | undefined;
+  #grace: NodeJS.Immediate | undefined;
   #stop: (() => void) | undefined;
   #ended = false;
 
@@ -27,9 +28,14 @@ export class Deadline {
     this.#now = now;
     this.#startedAtMs = now();
     this.#phaseSinceMs = this.#startedAtMs;
+    // A process that was held up runs its overdue timers before it reads its sockets. What has arrived by then is an answer in
+    // time, so the deadline lets one round of reading go first.
+    const expire = (): void => {
+      this.#grace = setImmediate(onExpiry);
+    };
     // Not unref'd: a request in flight is work, and its timer is cleared with it. A lookup that never returns would
     // otherwise let the process exit with a promise pending.
-    this.#timer = setTimeout(onExpiry, Math.min(Math.max(timeoutMs, 0), timerMsMax));
+    this.#timer = setTimeout(expire, Math.min(Math.max(timeoutMs, 0), timerMsMax));
   }
 
   get ended(): boolean {
@@ -68,6 +74,7 @@ export class Deadline {
     this.#ended = true;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    clearImmediate(this.#grace);
     const stop = this.#stop;
     this.#stop = undefined;
     stop?.();

@@ -21,14 +21,19 @@ const missingRightsStatement: Statement = {
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE')
       ) as t (name, privilege)
       union all
-      select 'UPDATE (' || c.name || ') on table net.http_request_queue',
+      select 'UPDATE (' || c.name || ') on table ' || c.of_table,
         exists (
           select
           from pg_catalog.pg_attribute a
-          where a.attrelid = pg_catalog.to_regclass('net.http_request_queue') and a.attname = c.name and not a.attisdropped
+          where a.attrelid = pg_catalog.to_regclass(c.of_table) and a.attname = c.name and not a.attisdropped
             and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
         )
-      from (values ('claimed_by'), ('due_at')) as c (name)
+      from (
+        values
+          ('net.http_request_queue', 'claimed_by'), ('net.http_request_queue', 'due_at'),
+          -- To lock what expires.
+          ('net._http_response', 'created')
+      ) as c (of_table, name)
       union all
       select s.privilege || ' on sequence ' || s.name,
         pg_catalog.has_sequence_privilege(pg_catalog.to_regclass(s.name)::oid, s.privilege)

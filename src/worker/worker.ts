@@ -77,7 +77,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
   #service: Service | undefined;
   #life: Promise<void> | undefined;
   #workerId: bigint | null = null;
-  #lastProblem: string | undefined;
+  /** What it has said since it last served soundly. */
+  readonly #said = new Set<string>();
   #drained: (() => void)[] = [];
   #stopDeadline: NodeJS.Timeout | undefined;
 
@@ -160,7 +161,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       } catch (error) {
         if (this.#now() - beganMs >= healthyMs) {
           failures = 0;
-          this.#lastProblem = undefined;
+          this.#said.clear();
         }
         this.#report(error);
         await this.#pause(backoffMs(failures, backoff, this.#parts.random));
@@ -311,8 +312,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
   /** Says what is wrong, once for the same problem. */
   #report(error: unknown): void {
     const message = messageOf(error);
-    if (message !== this.#lastProblem) {
-      this.#lastProblem = message;
+    if (!this.#said.has(message)) {
+      this.#said.add(message);
       this.#log.error({}, message);
       this.emit('problem', error instanceof Error ? error : new Error(message));
     }
@@ -331,7 +332,7 @@ export function explain(installation: Exclude<Installation, { kind: 'ready' }>):
   const database = JSON.stringify(installation.database);
   switch (installation.kind) {
     case 'missing':
-      return `pgfetch is not installed in database ${database}. Run: pgfetch install (or CREATE EXTENSION pg_net where its files are on the server). Waiting for it.`;
+      return `pgfetch is not installed in database ${database}. Run: pgfetch install (or CREATE EXTENSION pg_net where its files are on the server).`;
     case 'foreign':
       return `the schema "net" in database ${database} is not pgfetch's, so there is nothing to serve. Serve another database, or rename that schema and run: pgfetch install.`;
     case 'other_version':

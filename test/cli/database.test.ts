@@ -3,6 +3,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { connectPg } from '../../src/postgres/pg.ts';
+import { readQueue } from '../../src/store/status.ts';
 import { createDatabase, startTestPostgres, type TestServer } from '../support/servers.ts';
 import { runCli, startCli } from './cli.ts';
 
@@ -203,6 +205,17 @@ describe('status', () => {
     expect(text).toMatch(/Workers: none.*pgfetch worker/);
     expect(text).toMatch(/timed_out +1 +last/);
     expect(text).not.toContain('tops3cret');
+  });
+
+  test('counts a long queue up to a limit, and says that the rest is an estimate', async () => {
+    await cli('install');
+    await client.query("select net.http_get('http://example.com/') from generate_series(1, 10)");
+    await client.query('analyze net.http_request_queue');
+    const db = await connectPg({ connectionString: database.url, applicationName: 'test', connectTimeoutMs: 10_000 });
+    expect(await readQueue(db, 10)).toMatchObject({ waiting: 10, isEstimate: false });
+    expect(await readQueue(db, 3)).toMatchObject({ isEstimate: true, inFlight: 0, oldest: { id: 1n } });
+    expect((await readQueue(db, 3)).waiting).toBeGreaterThan(3);
+    await db.close();
   });
 
   test('needs rights, and says which', async () => {

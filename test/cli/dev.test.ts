@@ -89,7 +89,7 @@ test('dev performs a first request, tells a second start, keeps the data, and le
 
   const again = await startCli(['dev', ...anyPorts], { cwd });
   const restarted = await started(again);
-  expect(again.stdout()).toMatch(/Paste into psql/);
+  expect(again.stdout()).toMatch(/psql 'postgres:\/\/[\s\S]*select net\.http_get/);
   const reader = await connect(restarted.database);
   expect((await reader.query('select value from kept')).rows).toEqual([{ value: 1 }]);
   again.signal('SIGTERM');

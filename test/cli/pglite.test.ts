@@ -1,4 +1,5 @@
 import { writeFileSync } from 'node:fs';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import { connect as connectSocket, type Socket } from 'node:net';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -10,11 +11,16 @@ import { runCli, startCli } from './cli.ts';
 const given = ['dev', '--engine', 'pglite', '--port', '0', '--echo-port', '0'];
 const clients: pg.Client[] = [];
 const sockets: Socket[] = [];
+const httpServers: Server[] = [];
 const servers: EmbeddedPglite[] = [];
 
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end().catch(() => {})));
   for (const socket of sockets.splice(0)) socket.destroy();
+  for (const server of httpServers.splice(0)) {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
   await Promise.all(servers.splice(0).map((server) => server.stop()));
 });
 
@@ -24,6 +30,27 @@ async function connect(connectionString: string): Promise<pg.Client> {
   await client.connect();
   clients.push(client);
   return client;
+}
+
+/** An HTTP server that answers its one request, with 418, when it is told to. */
+async function heldServer(): Promise<{ url: string; requested: Promise<void>; answer(): Promise<void> }> {
+  let announce: () => void = () => {};
+  const requested = new Promise<void>((resolve) => {
+    announce = resolve;
+  });
+  let held: ServerResponse | undefined;
+  const server = createServer((_request, response) => {
+    held = response;
+    announce();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  httpServers.push(server);
+  const address = server.address();
+  return {
+    url: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}/`,
+    requested,
+    answer: () => new Promise((resolve) => held?.writeHead(418).end(resolve)),
+  };
 }
 
 describe('dev --engine pglite', () => {
@@ -37,25 +64,22 @@ describe('dev --engine pglite', () => {
 
     const client = await connect(database);
     expect((await client.query("select name from pg_settings where name = 'pg_net.ttl'")).rows).toHaveLength(1);
-    // The request is in flight while the client holds a transaction open: its answer arrives within it, and must not be recorded in it.
-    await client.query('select net.http_get($1)', [`${echo}/delay/0.3`]);
+    // Its answer arrives while a client holds a transaction open, and must not be recorded within that.
+    const target = await heldServer();
+    await client.query('select net.http_get($1)', [target.url]);
     const other = await connect(database);
-    await other.query('select net.http_get($1)', [`${echo}/status/204`]);
-    await until(
-      async () =>
-        (await client.query('select from net.http_request_queue where claimed_by is not null')).rows.length > 0 ||
-        (await client.query('select from net._http_response where id = 2')).rows.length > 0,
-      'the first is claimed',
-    );
+    await target.requested;
     await client.query('begin');
     await client.query('create table undone (i int)');
-    await client.query('select pg_sleep(0.5)');
+    await target.answer();
+    for (let turn = 0; turn < 100; turn += 1) await client.query('select 1');
     await client.query('rollback');
+    await other.query('select net.http_get($1)', [`${echo}/status/204`]);
     await until(async () => (await other.query('select from net.http_request_queue')).rows.length === 0, 'all is sent');
     const { rows } = await other.query('select id::int, status_code from net._http_response order by id');
     expect(rows).toEqual([
       { id: 1, status_code: 200 },
-      { id: 2, status_code: 200 },
+      { id: 2, status_code: 418 },
       { id: 3, status_code: 204 },
     ]);
     expect((await other.query("select from pg_class where relname = 'undone'")).rows).toEqual([]);
@@ -100,6 +124,8 @@ describe('a socket-served PGlite', () => {
     head.writeInt32BE(4 + body.length, type.length);
     return Buffer.concat([head, body]);
   };
+  const ready = 'Z\0\0\0\u0005I';
+  const parseComplete = '1\0\0\0\u0004';
   const version = Buffer.from([0, 3, 0, 0]);
   const parse = (sql: string): Buffer => message('P', text.encode(`\0${sql}\0`), Buffer.alloc(2));
   const bindAndRun = [
@@ -109,9 +135,11 @@ describe('a socket-served PGlite', () => {
   ];
 
   /** A client that speaks the protocol message by message, as one does whose parameters fill several packets. */
-  async function openRaw(
-    port: number,
-  ): Promise<{ send(...parts: readonly Buffer[]): void; saw(pattern: RegExp): Promise<unknown>; leave(): void }> {
+  async function openRaw(port: number): Promise<{
+    send(...parts: readonly Buffer[]): void;
+    saw(...texts: readonly string[]): Promise<unknown>;
+    leave(): void;
+  }> {
     const socket = connectSocket(port, '127.0.0.1');
     sockets.push(socket);
     let seen = '';
@@ -121,8 +149,9 @@ describe('a socket-served PGlite', () => {
         seen += data.toString('latin1');
       });
     socket.write(message('', version, text.encode('user\0postgres\0database\0postgres\0\0')));
-    const saw = (pattern: RegExp): Promise<unknown> => until(() => pattern.test(seen), `the answer has ${pattern}`);
-    await saw(/Z\0\0\0\x05I$/);
+    const saw = (...texts: readonly string[]): Promise<unknown> =>
+      until(() => texts.every((each) => seen.includes(each)), `the answer has ${JSON.stringify(texts)}`);
+    await saw(ready);
     seen = '';
     return { send: (...parts) => void socket.write(Buffer.concat(parts)), saw, leave: () => void socket.destroy() };
   }
@@ -133,11 +162,11 @@ describe('a socket-served PGlite', () => {
     const raw = await openRaw(server.port);
     const client = await connect(server.connectionString);
     raw.send(parse("select 'mine' as text"));
-    await raw.saw(/1\0\0\0\x04/);
+    await raw.saw(parseComplete);
     // Without the gate this would replace the unnamed statement.
     const theirs = client.query('select $1::text as text', ['theirs']);
     raw.send(...bindAndRun);
-    await raw.saw(/mine[^]*Z\0\0\0\x05I$/);
+    await raw.saw('mine', ready);
     expect((await theirs).rows).toEqual([{ text: 'theirs' }]);
   });
 
@@ -147,7 +176,7 @@ describe('a socket-served PGlite', () => {
     const midway = await openRaw(server.port);
     const client = await connect(server.connectionString);
     midway.send(parse('selec nonsense'));
-    await midway.saw(/42601/);
+    await midway.saw('42601');
     const waiting = client.query('select 1 as one');
     midway.leave();
     expect((await waiting).rows).toEqual([{ one: 1 }]);
