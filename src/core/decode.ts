@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import MIMEType from 'whatwg-mimetype';
 
 /** A body as text, and whether the text is all there is to know of it. */
@@ -7,8 +8,6 @@ export type DecodedBody = {
   /** False where the bytes cannot be had back from the text: NUL, bytes invalid in the charset, an unknown charset. */
   readonly exact: boolean;
 };
-
-const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /**
  * Decodes a body by the charset that its Content-Type declares (WHATWG Encoding; UTF-8 where it declares none or one that
@@ -33,12 +32,10 @@ function declaredCharset(contentType: string | null): string {
   return MIMEType.parse(contentType)?.parameters.get('charset')?.toLowerCase() ?? 'utf-8';
 }
 
+/** Invalid bytes become U+FFFD, as the WHATWG decoder has it; a byte order mark is kept. */
 function decodeUtf8(body: Uint8Array): DecodedBody {
-  try {
-    return { text: strictUtf8.decode(body), exact: true };
-  } catch {
-    return { text: new TextDecoder('utf-8', { ignoreBOM: true }).decode(body), exact: false };
-  }
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  return { text: bytes.toString('utf8'), exact: isUtf8(bytes) };
 }
 
 function decodeOther(body: Uint8Array, charset: string): DecodedBody {

@@ -41,7 +41,7 @@ export function blocksOf(page: string): readonly Block[] {
   let open: { language: string; mark: string; line: number; lines: string[]; follows: Block | undefined } | undefined;
   let previous: Block | undefined;
   for (const [index, line] of read(page).split('\n').entries()) {
-    const fence = /^```(\S*) *(.*)$/.exec(line);
+    const fence = /^```(?!`)(\S*) *(.*)$/.exec(line);
     if (open !== undefined && fence !== null) {
       const { lines, ...rest } = open;
       previous = { ...rest, text: lines.join('\n') };
@@ -62,7 +62,7 @@ export function blocksOf(page: string): readonly Block[] {
 
 /** A page's text without its fenced blocks. */
 function proseOf(page: string): string {
-  return read(page).replace(/^```[\s\S]*?^```$/gm, '');
+  return read(page).replace(/^```(?!`)[\s\S]*?^```$/gm, '');
 }
 
 /** Targets of its links that lead to files of the project: `[path from the page, anchor]`. */

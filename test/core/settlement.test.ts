@@ -1,0 +1,161 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { admit } from '../../src/core/admit.ts';
+import { backoffMs } from '../../src/core/backoff.ts';
+import { decodeBody } from '../../src/core/decode.ts';
+import { noTimings, type Outcome } from '../../src/core/outcome.ts';
+import type { QueueRow } from '../../src/core/request.ts';
+import { charactersToCheck, settlementOf, unrecordable, withoutCharacters } from '../../src/core/settlement.ts';
+
+const row: QueueRow = {
+  id: 7n,
+  method: 'GET',
+  url: 'http://example.com/',
+  headersJson: '{}',
+  body: null,
+  timeoutMs: 2000,
+  loginRole: 10,
+  setRole: null,
+};
+
+const headerText = fc.string({ unit: 'binary', maxLength: 20 });
+const outcome: fc.Arbitrary<Outcome> = fc.oneof(
+  fc.record({
+    kind: fc.constant('reply' as const),
+    status: fc.integer({ min: 0, max: 999 }),
+    headers: fc.array(fc.tuple(headerText, headerText), { maxLength: 5 }),
+    body: fc.uint8Array({ maxLength: 64 }),
+    truncated: fc.boolean(),
+    timings: fc.constant(noTimings),
+  }),
+  fc.record({
+    kind: fc.constant('failure' as const),
+    code: fc.constantFrom('timed_out' as const, 'connect_failed' as const, 'denied' as const),
+    message: fc.string({ minLength: 1 }),
+    timings: fc.constant(noTimings),
+  }),
+);
+
+describe('a settlement', () => {
+  test('has a status or an error, never both, never neither, and nothing that text cannot hold', () => {
+    fc.assert(
+      fc.property(outcome, (result) => {
+        const settlement = settlementOf(row, result);
+        expect((settlement.statusCode === null) !== (settlement.errorMessage === null)).toBe(true);
+        expect((settlement.errorMessage === null) === (settlement.errorCode === null)).toBe(true);
+        expect(settlement.timedOut).toBe(settlement.errorCode === 'timed_out');
+        for (const text of [settlement.content, settlement.contentType, settlement.headersJson]) {
+          expect(text ?? '').not.toContain('\0');
+        }
+      }),
+    );
+  });
+
+  test('keeps header names as the server wrote them; __proto__ is a name like any other', () => {
+    const settlement = settlementOf(row, {
+      kind: 'reply',
+      status: 200,
+      headers: [
+        ['X-Case', 'a'],
+        ['__proto__', 'b'],
+        ['Content-Type', 'text/plain'],
+      ],
+      body: new Uint8Array(),
+      truncated: false,
+      timings: noTimings,
+    });
+    expect(settlement.headersJson).toBe('{"X-Case":"a","__proto__":"b","Content-Type":"text/plain"}');
+    expect(settlement.contentType).toBe('text/plain');
+    expect(settlement.content).toBeNull();
+  });
+
+  test('that a database refuses loses only the characters that it lacks, and keeps the exact bytes', () => {
+    const body = new TextEncoder().encode('naïve — 日本');
+    const settlement = settlementOf(row, {
+      kind: 'reply',
+      status: 200,
+      headers: [['x', 'é']],
+      body,
+      truncated: false,
+      timings: noTimings,
+    });
+    expect(charactersToCheck(settlement)).toEqual(new Set(['ï', '—', '日', '本', 'é']));
+    const stored = withoutCharacters(settlement, new Set(['—', '日', '本']));
+    expect(stored.content).toBe('naïve ? ??');
+    expect(stored.contentBytes).toEqual(body);
+    expect(withoutCharacters(settlement, new Set()).contentBytes).toBeNull();
+    expect(unrecordable(settlement, '22000')).toMatchObject({ statusCode: null, errorCode: 'failed', id: 7n });
+  });
+});
+
+describe('a body', () => {
+  test('is either its text, or its bytes are kept', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ minLength: 1, maxLength: 40 }), (bytes) => {
+        const { text, exact } = decodeBody(bytes, null);
+        if (exact) expect(new TextEncoder().encode(text ?? '')).toEqual(bytes);
+      }),
+      { numRuns: 2_000 },
+    );
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary', minLength: 1 }), (text) => {
+        const decoded = decodeBody(new TextEncoder().encode(text), 'text/plain');
+        expect(decoded).toEqual({ text: text.replaceAll('\0', '\uFFFD'), exact: !text.includes('\0') });
+      }),
+    );
+  });
+
+  test.each([
+    ['text/plain; charset=iso-8859-1', [0x63, 0xe9], 'cé', true],
+    ['text/plain; charset="Shift_JIS"', [0x93, 0xfa, 0x96, 0x7b], '日本', true],
+    ['text/plain; charset=utf-16le', [0x41, 0x00], 'A', true],
+    ['text/plain; charset=no-such', [0x41], 'A', false],
+    ['text/plain', [0xff, 0x41], '\uFFFDA', false],
+    [null, [0x41, 0x00, 0x42], 'A\uFFFDB', false],
+    ['not a type; charset=latin1', [0x41], 'A', true],
+  ])('of type %j is decoded by its charset', (contentType, bytes, text, exact) => {
+    expect(decodeBody(new Uint8Array(bytes), contentType)).toEqual({ text, exact });
+  });
+
+  test('that is empty is null', () => {
+    expect(decodeBody(new Uint8Array(), 'text/plain')).toEqual({ text: null, exact: true });
+  });
+});
+
+describe('a claimed row', () => {
+  test.each([
+    ['[]', /not a JSON object/],
+    ['null', /not a JSON object/],
+    ['{"a": null}', /"a" is null/],
+    ['{', /not JSON/],
+  ])('with headers %s, inserted by hand, is refused and not sent', (headersJson, message) => {
+    expect(admit({ ...row, headersJson })).toMatchObject({
+      kind: 'failure',
+      code: 'invalid_request',
+      message: expect.stringMatching(message),
+    });
+  });
+
+  test('has its headers in order, values as text', () => {
+    expect(admit({ ...row, headersJson: '{"b": "1", "__proto__": "x", "n": 5, "t": true}' })).toMatchObject({
+      headers: [
+        ['b', '1'],
+        ['__proto__', 'x'],
+        ['n', '5'],
+        ['t', 'true'],
+      ],
+    });
+  });
+});
+
+test('backoff stays between a tenth of its bound and its bound, which never passes the last', () => {
+  fc.assert(
+    fc.property(fc.nat(2_000), fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), (attempt, random) => {
+      const options = { firstMs: 50, lastMs: 5_000 };
+      const bound = Math.min(5_000, 50 * 2 ** Math.min(attempt, 30));
+      const delay = backoffMs(attempt, options, () => random);
+      expect(delay).toBeGreaterThanOrEqual(Math.floor(bound / 10));
+      expect(delay).toBeLessThanOrEqual(bound);
+    }),
+  );
+});
