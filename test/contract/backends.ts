@@ -34,6 +34,8 @@ export type Capability =
   | 'alterSystem'
   /** What ALTER SYSTEM wrote is in force at once after a reload, and not only at the next start. */
   | 'reload'
+  /** A database in another encoding than UTF-8. */
+  | 'otherEncodings'
   /** PREPARE TRANSACTION. */
   | 'preparedTransactions';
 
@@ -309,6 +311,7 @@ function pgBackend(major: TestMajor): Backend {
       roleSettingsInSessions: true,
       alterSystem: major >= 17 ? true : /unrecognized configuration parameter "pg_net\.ttl"/,
       reload: true,
+      otherEncodings: true,
       preparedTransactions: true,
     },
     open: async (options = {}) => openStage(await openPgDatabase(major, options.encoding ?? 'UTF8'), options),
@@ -393,6 +396,7 @@ const pgliteBackend: Backend = {
     roleSettingsInSessions: /in the session pg_net\.ttl is ""/,
     alterSystem: true,
     reload: /pg_reload_conf\(\) returned false/,
+    otherEncodings: /PGlite's encoding is UTF8/,
     preparedTransactions: /prepared transactions are disabled/,
   },
   open: async (options = {}) => openStage(await openPgliteDatabase(options), options),

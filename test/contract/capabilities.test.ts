@@ -1,10 +1,10 @@
 import { describe, expect, test, vi } from 'vitest';
-import { backends, type Capability, type Stage } from './backends.ts';
+import { type Backend, backends, type Capability, type Stage } from './backends.ts';
 
 vi.setConfig({ testTimeout: 60_000 });
 
 /** Tries what the capability is about; rejects, with what the user would read, where the backend cannot do it. */
-const attempts: Readonly<Record<Capability, (stage: Stage) => Promise<void>>> = {
+const attempts: Readonly<Record<Capability, (stage: Stage, backend: Backend) => Promise<void>>> = {
   async severalSessions(stage) {
     const other = await stage.session();
     await stage.sql.query('begin; create table mine (n int)');
@@ -39,6 +39,10 @@ const attempts: Readonly<Record<Capability, (stage: Stage) => Promise<void>>> = 
       return row?.setting === '1 hour';
     }, 'the setting is in force');
   },
+  async otherEncodings(_stage, backend) {
+    const latin1 = await backend.open({ encoding: 'LATIN1', worker: false });
+    expect(await latin1.sql.query('show server_encoding')).toEqual([{ server_encoding: 'LATIN1' }]);
+  },
   async preparedTransactions(stage) {
     await stage.sql.query(`begin; create table mine (n int)`);
     try {
@@ -57,9 +61,9 @@ describe.each(backends)('$name', (backend) => {
     test(`${capability}: ${declared === true ? 'can' : 'refuses clearly'}`, async () => {
       const stage = await backend.open();
       if (declared === true) {
-        await attempt(stage);
+        await attempt(stage, backend);
       } else {
-        await expect(attempt(stage)).rejects.toThrow(declared);
+        await expect(attempt(stage, backend)).rejects.toThrow(declared);
       }
       // Whatever was refused, the queue is served as before.
       await stage.response(await stage.get('/get'));

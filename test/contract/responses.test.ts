@@ -242,8 +242,7 @@ describe.each(backends)('$name', (backend) => {
     expect(stage.receivedPaths.filter((path) => path === '/get')).toHaveLength(1);
   });
 
-  // A database in another encoding needs a server that can have one.
-  test.runIf(can(backend, 'severalSessions'))(
+  test.runIf(can(backend, 'otherEncodings'))(
     'in a LATIN1 database, what it lacks becomes ? and the bytes are kept',
     async () => {
       const stage = await backend.open({ encoding: 'LATIN1' });

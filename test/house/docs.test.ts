@@ -153,9 +153,6 @@ describe('what the pages show works', () => {
     );
     expect(rows).toEqual([{ customer: 'Ada' }]);
     expect(await runProgram(join(root, 'examples/first-request.mjs'), env)).toMatch(/hello: 'world'/);
-    expect(await runProgram(join(root, 'examples/pglite.mjs'), env)).toBe(
-      '[ { status_code: 200, received: { id: 7 } } ]\n',
-    );
     await startAndStop([join(root, 'examples/worker.mjs')], /serving docs/, env);
     const [, workerArguments = ''] = /main\.js (worker .*)$/m.exec(read('examples/pgfetch-worker.service')) ?? [];
     await startAndStop([main, ...workerArguments.split(' ')], /serving/, env);
