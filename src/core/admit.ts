@@ -8,9 +8,16 @@ import type { ClaimedRequest, HeaderList, QueueRow } from './request.ts';
 export function admit(row: QueueRow): ClaimedRequest | Failure {
   const headers = parseHeaders(row.headersJson);
   if (typeof headers === 'string') {
-    return { kind: 'failure', code: 'invalid_request', message: headers, timings: noTimings };
+    return refused(headers);
+  }
+  if (row.timeoutMs < 1) {
+    return refused(`timeout_milliseconds is ${row.timeoutMs}: it must be at least 1`);
   }
   return { row, headers };
+}
+
+function refused(message: string): Failure {
+  return { kind: 'failure', code: 'invalid_request', message, timings: noTimings };
 }
 
 /** The header fields of a JSON object, or what is wrong with it. Values that are no strings are sent as their text. */

@@ -12,9 +12,9 @@ export type PgNetOptions = {
   readonly allow?: readonly string[];
   /** Hosts that are refused, whatever `allow` says. Default: none. */
   readonly deny?: readonly string[];
-  /** The User-Agent of requests that bring none. Default `pg_net/<version>`. */
+  /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
   readonly userAgent?: string;
-  /** Connections to one origin at a time. Default 50. More: a slow server holds up less; fewer: it is spared. */
+  /** Connections to one origin at a time. Default 1000, so that pg_net.concurrency is the limit. More: a slow server holds up less; fewer: it is spared. */
   readonly connectionsPerOriginMax?: number;
   /** Bytes of a response's body that are kept; the rest is not read. Default 8 MiB. */
   readonly responseBytesMax?: number;
@@ -133,10 +133,10 @@ class Resident {
         import('../postgres/pglite.ts'),
         import('../schema/scripts.ts'),
       ]);
-    const { allow = [], deny = [], connectionsPerOriginMax = 50, responseBytesMax, timing, log } = this.#options;
+    const { allow = [], deny = [], connectionsPerOriginMax = 1_000, responseBytesMax, timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
-      userAgent: this.#options.userAgent ?? `pg_net/${version}`,
+      userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
       policy: createAddressPolicy({ allow, deny }),
       connectionsPerOriginMax,
       ...(responseBytesMax === undefined ? {} : { responseBytesMax }),

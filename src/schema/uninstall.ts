@@ -26,6 +26,12 @@ const countsStatement: Statement = {
       exists (select from pg_catalog.pg_extension e where e.extname = 'pg_net') as is_extension`,
 };
 
+/** The report says what was dropped; PostgreSQL's notice of "39 other objects" would only stand before it. */
+const quietStatement: Statement = {
+  name: 'pgfetch_uninstall_quiet',
+  text: `select pg_catalog.set_config('client_min_messages', 'warning', true)`,
+};
+
 /**
  * Removes all that was installed, in one transaction: the schema (or the extension), our rule of `pg_settings`, and the
  * roles, unless another database uses them. After DROP EXTENSION it removes what that had to leave.
@@ -36,6 +42,7 @@ const countsStatement: Statement = {
 export async function uninstall(db: Database, options: UninstallOptions = {}): Promise<UninstallReport> {
   return await db.transaction(async (session) => {
     await lockInstallation(session);
+    await session.query(quietStatement);
     const found = await inspect(session);
     const lines: string[] = [];
     switch (found.kind) {

@@ -100,6 +100,12 @@ export type RoleFacts = {
   readonly missing: readonly string[];
 };
 
+/** What the current role lacks to run a worker; empty where it may. */
+export async function readMissingRights(session: Session): Promise<readonly string[]> {
+  const missing = await session.query<Row & { need: string }>(missingRightsStatement);
+  return missing.map((row) => row.need);
+}
+
 /** The current role, and what it lacks to run a worker. */
 export async function readRights(session: Session): Promise<RoleFacts> {
   type RoleRow = Row & {
@@ -113,13 +119,12 @@ export async function readRights(session: Session): Promise<RoleFacts> {
   if (role === undefined) {
     throw new Error('the role statement returned no row');
   }
-  const missing = await session.query<Row & { need: string }>(missingRightsStatement);
   return {
     name: role.name,
     isSuperuser: role.is_superuser,
     bypassesRls: role.bypasses_rls,
     ownsSchema: role.owns_schema,
     hasWorkerRole: role.has_worker_role,
-    missing: missing.map((row) => row.need),
+    missing: await readMissingRights(session),
   };
 }

@@ -4,6 +4,7 @@ import { ConnectionLost, type Database, PostgresError } from '../postgres/databa
 import { type Installation, inspectInstallation, schemaVersion } from '../store/installation.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, register } from '../store/register.ts';
+import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { Flights } from './flights.ts';
@@ -243,7 +244,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     let db = await this.#parts.connect({});
     try {
       let installation = await inspectInstallation(db);
-      const target = await readTarget(db, installation.kind === 'ready');
+      const target = await readTarget(db, installation.kind === 'ready' && (await readMissingRights(db)).length === 0);
       if (target !== null) {
         try {
           const other = await this.#parts.connect(target);
@@ -260,6 +261,10 @@ export class Worker extends EventEmitter<WorkerEvents> {
       }
       if (installation.kind !== 'ready') {
         throw new NotReady(explain(installation));
+      }
+      const missing = await readMissingRights(db);
+      if (missing.length > 0) {
+        throw new NotReady(explain({ ...installation, kind: 'no_rights', message: `it lacks ${missing.join(', ')}` }));
       }
       const settings = await readSettings(db);
       for (const problem of settings.problems) {
@@ -337,10 +342,10 @@ export function explain(installation: Exclude<Installation, { kind: 'ready' }>):
       return `the schema "net" in database ${database} is not pgfetch's, so there is nothing to serve. Serve another database, or rename that schema and run: pgfetch install.`;
     case 'other_version':
       return `database ${database} has pgfetch's schema in version ${installation.version} (${installation.schemaVersion}), and this worker works with ${schemaVersion}. ${
-        installation.schemaVersion > schemaVersion ? 'Update the worker.' : 'Run: pgfetch install (of this version).'
+        installation.schemaVersion > schemaVersion ? 'Update the worker.' : 'Run the worker of that version.'
       }`;
     case 'copy':
-      return `database ${database} is a copy: pgfetch was installed on another server or database, and what that had queued is not sent from here. If this is the database that should send now, run: pgfetch adopt.`;
+      return `database ${database} is a copy: pgfetch was installed on another server or database, and what that had queued is not sent from here. If this is the database that should send now, run: pgfetch adopt --queue keep (or --queue discard).`;
     case 'standby':
       return `the server of database ${database} is a standby (read-only). Waiting until it is promoted; connect to the primary to serve now.`;
     case 'no_rights':

@@ -136,6 +136,11 @@ describe('a claimed row', () => {
     });
   });
 
+  test('without time is refused, and not sent', () => {
+    expect(admit({ ...row, timeoutMs: 0 })).toMatchObject({ kind: 'failure', code: 'invalid_request' });
+    expect(admit({ ...row, timeoutMs: -5 })).toMatchObject({ kind: 'failure', code: 'invalid_request' });
+  });
+
   test('has its headers in order, values as text', () => {
     expect(admit({ ...row, headersJson: '{"b": "1", "__proto__": "x", "n": 5, "t": true}' })).toMatchObject({
       headers: [
