@@ -1,7 +1,6 @@
 -- The documented functions, and the one way into the queue that they share.
 
--- Raises for headers that cannot be sent; returns them with every value a string. Called for what the quick test in
--- net._enqueue did not pass, so that the usual request pays for one regular expression.
+-- Raises for headers that cannot be sent; returns them with every value a string.
 -- API: private
 create function net._checked_headers(headers jsonb)
   returns jsonb
@@ -97,15 +96,17 @@ begin
   -- The transaction's id first, then the request's: the workers' low-water mark passes a request id only when every
   -- transaction that had an id before it was given out has ended. (It is never null.)
   if pg_catalog.pg_current_xact_id() is null
-    or url is null
-    or url collate "C" !~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$'
+    or coalesce(url collate "C" !~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$', true)
     or pg_catalog.octet_length(url) > 65536
-    or timeout_milliseconds is null
-    or timeout_milliseconds not between 1 and 86400000
-    or (headers <> '{}' and (
-      headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
-      or pg_catalog.octet_length(headers::text) > 65536
-    ))
+    or (
+      headers not in ('{}', '{"Content-Type": "application/json"}')
+      -- Strings without anything that JSON escapes, under names that are tokens: the usual ones.
+      and (
+        headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
+        or pg_catalog.octet_length(headers::text) > 65536
+      )
+    )
+    or coalesce(timeout_milliseconds not between 1 and 86400000, true)
   then
     headers := net._checked_request(url, headers, timeout_milliseconds);
   end if;
