@@ -8,17 +8,30 @@ import { UsageError } from './errors.ts';
 const connectTimeoutMs = 10_000;
 const sslModes = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'];
 
-/** Which database is meant: --database-url, else DATABASE_URL, else the PG* variables (the empty string, which leaves it to those). */
-export function connectionStringOf(command: Command): string {
-  const { databaseUrl } = command.optsWithGlobals<{ databaseUrl?: string }>();
-  const given = databaseUrl ?? process.env['DATABASE_URL'] ?? '';
+/**
+ * Which databases are meant: --database-url, as often as it is given, else DATABASE_URL, else the PG* variables (the empty
+ * string, which leaves it to those).
+ */
+export function connectionStringsOf(command: Command): readonly string[] {
+  const { databaseUrl } = command.optsWithGlobals<{ databaseUrl?: readonly string[] }>();
   const source = databaseUrl === undefined ? 'DATABASE_URL' : '--database-url';
-  if (databaseUrl === '') {
-    throw new UsageError('--database-url is empty. Is the variable set that it was made from?');
+  return (databaseUrl ?? [process.env['DATABASE_URL'] ?? '']).map((given) => {
+    if (databaseUrl !== undefined && given === '') {
+      throw new UsageError('--database-url is empty. Is the variable set that it was made from?');
+    }
+    const problem = connectionStringProblem(given);
+    if (problem !== undefined) throw new UsageError(`${source} ${problem}.`);
+    return withTlsOfEnvironment(given);
+  });
+}
+
+/** Which database is meant, for a command that works with one. */
+export function connectionStringOf(command: Command): string {
+  const [only = '', ...more] = connectionStringsOf(command);
+  if (more.length > 0) {
+    throw new UsageError('--database-url is given more than once; only pgfetch worker serves several databases.');
   }
-  const problem = connectionStringProblem(given);
-  if (problem !== undefined) throw new UsageError(`${source} ${problem}.`);
-  return withTlsOfEnvironment(given);
+  return only;
 }
 
 /** node-postgres reads PGSSLMODE in a way of its own; in the string it means what it means in libpq. */

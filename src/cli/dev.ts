@@ -61,7 +61,7 @@ Examples:
 `,
     )
     .action(async (options: DevOptions, command: Command) => {
-      if (command.optsWithGlobals<{ databaseUrl?: string }>().databaseUrl !== undefined) {
+      if (command.optsWithGlobals<{ databaseUrl?: readonly string[] }>().databaseUrl !== undefined) {
         throw new UsageError('dev starts a server of its own. To serve the database of --database-url: pgfetch worker');
       }
       await dev(options);

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { version } from '../config/version.ts';
 import { addAdoptCommand } from './adopt.ts';
+import { collect } from './arguments.ts';
 import { addDevCommand } from './dev.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addEchoCommand } from './echo.ts';
@@ -19,7 +20,8 @@ export function createProgram(): Command {
     .helpCommand('help [command]', 'print help for a command')
     .option(
       '-d, --database-url <url>',
-      'postgres://user:password@host:5432/database; default: $DATABASE_URL, else $PGHOST, $PGPORT, $PGUSER, $PGPASSWORD, $PGDATABASE, $PGSSLMODE',
+      'postgres://user:password@host:5432/database; default: $DATABASE_URL, else $PGHOST, $PGPORT, $PGUSER, $PGPASSWORD, $PGDATABASE, $PGSSLMODE (worker: repeatable)',
+      collect,
     )
     .configureHelp({ showGlobalOptions: true })
     // Before the commands are added: they take it over.

@@ -3,7 +3,7 @@ import { ConfigError } from '../config/worker-config.ts';
 import { createWorker } from '../worker/create.ts';
 import type { Worker } from '../worker/worker.ts';
 import { collect } from './arguments.ts';
-import { connectionStringOf } from './connection.ts';
+import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
 import { untilStopSignal } from './signals.ts';
@@ -35,7 +35,7 @@ const flags: Readonly<Record<string, string>> = {
 export function addWorkerCommand(program: Command): void {
   program
     .command('worker')
-    .description('send the requests of a database and record their responses, until it is stopped')
+    .description('send the requests of one database or several and record their responses, until it is stopped')
     .option(
       '--allow <network>',
       'let requests reach it: CIDR block, host name, loopback, private, all; repeatable',
@@ -63,6 +63,7 @@ database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (
 
 Examples:
   pgfetch worker -d postgres://net_worker_login@db.example.com/app
+  pgfetch worker -d postgres://host/app -d postgres://host/shop      several databases, one process
   pgfetch worker --allow 10.1.0.0/16 --allow api.internal
   pgfetch worker --allow loopback             for development
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
@@ -70,13 +71,20 @@ Examples:
     )
     .action(async (options: WorkerCommandOptions, command: Command) => {
       const log = createLog(options.logFormat);
-      const worker = makeWorker(options, connectionStringOf(command), log);
+      // One worker a database, each with a session, slots and a log of its own: one that is down disturbs none of the others.
+      const workers = connectionStringsOf(command).map((connectionString) =>
+        makeWorker(options, connectionString, log),
+      );
       const stop = untilStopSignal();
-      const stopped = new Promise<'stopped'>((resolve) => worker.once('stopped', () => resolve('stopped')));
-      await worker.start({ wait: false });
-      const reason = await Promise.race([stop.signal, stopped]);
-      if (reason !== 'stopped') log.info({ held: worker.held }, `${reason}: stopping`);
-      await worker.stop();
+      const stopped = Promise.all(
+        workers.map((worker) => new Promise<void>((resolve) => worker.once('stopped', resolve))),
+      );
+      await Promise.all(workers.map((worker) => worker.start({ wait: false })));
+      const reason = await Promise.race([stop.signal, stopped.then(() => 'stopped' as const)]);
+      if (reason !== 'stopped') {
+        log.info({ held: workers.reduce((sum, worker) => sum + worker.held, 0) }, `${reason}: stopping`);
+      }
+      await Promise.all(workers.map((worker) => worker.stop()));
       stop.ignore();
     });
 }

@@ -1,4 +1,4 @@
-import { type Database, PostgresError, type Session } from '../postgres/database.ts';
+import { type Database, PostgresError, type Session, type Statement } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
 import { installScript, packageVersion, type ScriptOptions, sqlFile } from './scripts.ts';
 import { inspect, lockInstallation, noRights, otherVersion, ownRoles, settingsView, standby } from './state.ts';
@@ -16,18 +16,31 @@ export type InstallReport = {
   readonly lines: readonly string[];
 };
 
+export type InstallOptions = ScriptOptions & {
+  /**
+   * Make the queue and the responses survive a crash of the server (`net.set_durable(true)`). Default false: as it is, which
+   * is unlogged, as documented, for a new installation. Costs WAL and a flush per commit; see docs/performance.md.
+   */
+  readonly durable?: boolean;
+};
+
+const durableStatement: Statement = {
+  name: 'pgfetch_install_durable',
+  text: 'select net.set_durable(true)',
+};
+
 /** The roles belong to the whole server: two databases that install at once may both create them, and one loses. */
 const attemptsMax = 3;
 const uniqueViolation = '23505';
 
 /**
  * Installs the schema `net` as plain SQL, in one transaction: all of it or nothing. Where it is installed already nothing
- * changes, except that `showSettings` is done if it was not.
+ * changes, except that `showSettings` and `durable` are done if they were not.
  *
  * @throws `PostgresError` with detail and hint for what the script refuses (a schema or a role of that name that is not
  *   ours, no right to create), {@link SchemaError} for an installation that this version does not work with.
  */
-export async function install(db: Database, options: ScriptOptions = {}): Promise<InstallReport> {
+export async function install(db: Database, options: InstallOptions = {}): Promise<InstallReport> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await db.transaction((session) => installWithin(session, options));
@@ -40,7 +53,7 @@ export async function install(db: Database, options: ScriptOptions = {}): Promis
   }
 }
 
-async function installWithin(session: Session, options: ScriptOptions): Promise<InstallReport> {
+async function installWithin(session: Session, options: InstallOptions): Promise<InstallReport> {
   await lockInstallation(session);
   const found = await inspect(session);
   switch (found.kind) {
@@ -103,7 +116,7 @@ async function report(
   session: Session,
   kind: InstallReport['kind'],
   lines: readonly string[],
-  options: ScriptOptions,
+  options: InstallOptions,
 ): Promise<InstallReport> {
   const view = await settingsView(session);
   const wanted = options.showSettings === true && !view.shown;
@@ -119,6 +132,11 @@ async function report(
             ? '; install --show-settings makes pg_settings show them too.'
             : ' (pg_settings can only be made to by a superuser).'
         }`;
+  const durableLines: string[] = [];
+  if (options.durable === true) {
+    await session.query(durableStatement);
+    durableLines.push('The queue and the responses are logged: what was committed survives a crash of the server.');
+  }
   const [row] = await session.query({
     name: 'pgfetch_install_report',
     text: `
@@ -134,6 +152,6 @@ async function report(
     database: String(row?.['database']),
     isExtension: row?.['is_extension'] === true,
     showsSettings: view.shown || wanted,
-    lines: [...lines, settingsLine],
+    lines: [...lines, settingsLine, ...durableLines],
   };
 }

@@ -166,3 +166,30 @@ test('echo says that its port is taken, and what to do', async () => {
   expect(status).toBe(1);
   expect(stderr).toMatch(new RegExp(`Port ${echo.port} on 127.0.0.1 is taken.*another port`));
 });
+
+test('serves several databases; one that is down disturbs none of the others', async () => {
+  const second = await createDatabase(await startTestPostgres({ major: 18 }));
+  const sql = new pg.Client({ connectionString: second.url });
+  await sql.connect();
+  try {
+    await runCli(['install', '-d', second.url]);
+    const gone = 'postgres://postgres@127.0.0.1:1/gone';
+    const running = await worker('-d', database.url, '-d', gone, '-d', second.url, '--log-format', 'json');
+    await running.output(new RegExp(`"database":"${second.name}".*"msg":"serving"`));
+    await running.output(/127\.0\.0\.1:1/);
+    await get('/first');
+    await sql.query('select net.http_get($1)', [`${echo.url}/second`]);
+    await until(() => received.includes('/first') && received.includes('/second'), 'a request of each database');
+    running.signal('SIGTERM');
+    expect(await running.ended).toMatchObject({ status: 0 });
+    expect((await sql.query('select * from net.worker')).rows).toEqual([]);
+  } finally {
+    await sql.end();
+    await second.drop();
+  }
+});
+
+test('only the worker takes several databases', async () => {
+  const { status, stderr } = await runCli(['status', '-d', database.url, '-d', database.url]);
+  expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringMatching(/given more than once/) });
+});
