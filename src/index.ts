@@ -15,7 +15,7 @@ export {
 export { connectPg, type PgConnectOptions } from './postgres/pg.ts';
 export { type AdoptOptions, type AdoptReport, adopt } from './schema/adopt.ts';
 export { SchemaError } from './schema/errors.ts';
-export { type InstallReport, install } from './schema/install.ts';
+export { type InstallOptions, type InstallReport, install } from './schema/install.ts';
 export type { ScriptOptions } from './schema/scripts.ts';
 export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
 export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
