@@ -99,6 +99,8 @@ begin
     when insufficient_privilege or feature_not_supported then
       null;
   end;
+  -- For net.wait_until_running: the workers hear of it when this transaction commits.
+  perform set_config('pg_net.restart_asked', 'on', true);
   perform nextval('net.worker_restart_seq');
   perform pg_notify('net_restart', '');
   return true;
@@ -118,6 +120,12 @@ declare
   asked bigint := (select last_value from net.worker_restart_seq);
 begin
   perform net._refuse_endless_wait();
+  if current_setting('pg_net.restart_asked', true) = 'on' then
+    raise exception 'waiting for the restart in the transaction that asked for it could only last for ever'
+      using errcode = 'object_not_in_prerequisite_state',
+            detail  = 'The workers are told to restart when the transaction commits.',
+            hint    = 'Commit first, then wait. (psql -c "a; b" is one transaction.)';
+  end if;
   while not exists (
     select
     from net.worker w

@@ -26,7 +26,7 @@ const nextExpiryStatement: Statement = {
   text: `
     select (extract(epoch from pg_catalog.min(r.created) + $1 * interval '1 millisecond' - pg_catalog.clock_timestamp()) * 1000)::double precision as due_ms
     from net._http_response r
-    where r.created >= $2`,
+    where r.created >= $2 and pg_catalog.isfinite(r.created)`,
 };
 
 export type Expired = {

@@ -36,9 +36,11 @@ const reclaimStatement: Statement = {
       delete from net.worker w
       using suspects s
       where w.id = s.id and (not s.lives or s.id in (select worker_id from freed))
+      returning w.id
     )
     select
       (select pg_catalog.count(*) from freed) as freed,
+      (select pg_catalog.count(*) from buried) as buried,
       (
         select (extract(epoch from pg_catalog.min(o.lease_until) - pg_catalog.clock_timestamp()) * 1000)::double precision
         from others o
@@ -63,14 +65,19 @@ const reclaimOrphansStatement: Statement = {
 export type Reclaimed = {
   /** How many requests are free again. */
   readonly freed: number;
+  /** How many workers were declared dead. */
+  readonly buried: number;
   /** After how many milliseconds the first lease of another worker ends; null: no other holds anything. */
   readonly watchMs: number | null;
 };
 
 /** Frees what dead workers held. Cheap where none is dead. */
 export async function reclaim(session: Session, workerId: bigint): Promise<Reclaimed> {
-  const [row] = await session.query<Row & { freed: bigint; watch_ms: number | null }>(reclaimStatement, [workerId]);
-  return { freed: Number(row?.freed ?? 0n), watchMs: row?.watch_ms ?? null };
+  const [row] = await session.query<Row & { freed: bigint; buried: bigint; watch_ms: number | null }>(
+    reclaimStatement,
+    [workerId],
+  );
+  return { freed: Number(row?.freed ?? 0n), buried: Number(row?.buried ?? 0n), watchMs: row?.watch_ms ?? null };
 }
 
 /** Frees claims of workers that are unknown. Reads the whole queue: for the start of a worker. Returns how many. */

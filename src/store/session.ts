@@ -17,6 +17,7 @@ export const sessionSettings: Readonly<Record<string, string>> = Object.freeze({
   enable_hashjoin: 'off',
   enable_mergejoin: 'off',
   lock_timeout: '400ms',
+  statement_timeout: '30s',
   plan_cache_mode: 'force_generic_plan',
   synchronous_commit: 'off',
 });

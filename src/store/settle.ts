@@ -44,6 +44,44 @@ const settleStatement: Statement = {
     returning id`,
 };
 
+/**
+ * The same for one row that was refused: waits for nobody's lock, and a response that is there already (the connection was
+ * lost after the commit and before its answer) counts as recorded.
+ */
+const settleOneStatement: Statement = {
+  name: 'pgfetch_settle_one',
+  text: `
+    with me as materialized (
+      select w.id from net.worker w where w.id = $1 for key share
+    ),
+    held as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.id = $2 and q.claimed_by = $1
+      for update skip locked
+    ),
+    finished as materialized (
+      select $2::bigint as id
+      where exists (select from me)
+        and (exists (select from held) or not exists (select from net.http_request_queue q where q.id = $2))
+    ),
+    done as (
+      delete from net.http_request_queue q using finished f where q.id = f.id
+    ),
+    recorded as (
+      insert into net._http_response (
+        id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
+        content_bytes, truncated, login_role, set_role, created
+      )
+      select
+        f.id, $3::integer, $4::text, $5::text::jsonb, $6::text, $8::boolean, $10::text, $11::text,
+        $7::bytea, $9::boolean, $12::oid, $13::oid, pg_catalog.clock_timestamp()
+      from finished f
+      on conflict (id) do nothing
+    )
+    select f.id from finished f`,
+};
+
 const unstorableStatement: Statement = {
   name: 'pgfetch_unstorable',
   text: 'select net._unstorable($1::bytea[]) as positions',
@@ -69,51 +107,108 @@ async function settleAll(session: Session, workerId: bigint, group: readonly Set
   return rows.map((row) => row.id);
 }
 
+/** What became of a group. Neither recorded nor refused: the worker has lost its registration. */
+export type Settled = {
+  readonly recorded: readonly bigint[];
+  /** Rows that the database would not take by themselves: to be tried again later. */
+  readonly refused: readonly Settlement[];
+  /** Why the last of those was refused. */
+  readonly refusal: PostgresError | undefined;
+};
+
+/** So many refusals without a success mean that it is not about the rows. */
+const refusalsMax = 20;
+
 /**
- * Records a group of finished requests; returns the ids that are recorded. A row that the database refuses (a character
- * that its encoding lacks) is isolated by halving the group and recorded as best it can be: it never fails the others.
+ * Records a group of finished requests. A row that the database refuses is isolated by halving the group, and recorded as
+ * best it can be; one that is locked by a user, or that a trigger raises for, is handed back: it never fails the others.
+ * Throws where nothing at all can be recorded.
  */
-export async function settle(
-  session: Session,
-  workerId: bigint,
-  group: readonly Settlement[],
-): Promise<readonly bigint[]> {
-  try {
-    return await settleAll(session, workerId, group);
-  } catch (error) {
-    if (!(error instanceof PostgresError) || !isAboutTheData(error)) {
-      throw error;
+export async function settle(session: Session, workerId: bigint, group: readonly Settlement[]): Promise<Settled> {
+  const recorded: bigint[] = [];
+  const refused: Settlement[] = [];
+  let refusal: PostgresError | undefined;
+
+  const settleHalves = async (part: readonly Settlement[]): Promise<void> => {
+    if (recorded.length === 0 && refused.length >= refusalsMax) {
+      refused.push(...part);
+      return;
     }
-    const [only] = group;
-    if (group.length === 1 && only !== undefined) {
-      return settleRefused(session, workerId, only, error);
+    try {
+      recorded.push(...(await settleAll(session, workerId, part)));
+    } catch (error) {
+      const [only] = part;
+      if (part.length > 1 && isRefusal(error)) {
+        const half = part.length >> 1;
+        await settleHalves(part.slice(0, half));
+        await settleHalves(part.slice(half));
+      } else if (only !== undefined && isRefusal(error)) {
+        const outcome = await settleOne(session, workerId, only);
+        if (outcome instanceof PostgresError) {
+          refusal = outcome;
+          refused.push(only);
+        } else {
+          recorded.push(...outcome);
+        }
+      } else {
+        throw error;
+      }
     }
-    const half = group.length >> 1;
-    const first = await settle(session, workerId, group.slice(0, half));
-    return [...first, ...(await settle(session, workerId, group.slice(half)))];
+  };
+
+  await settleHalves(group);
+  if (recorded.length === 0 && refusal !== undefined && !isAboutTheRow(refusal)) {
+    throw refusal;
   }
+  return { recorded, refused, refusal };
 }
 
-async function settleRefused(
+/** One row that was refused: as it is, then without the characters that the database lacks, then as unrecordable. */
+async function settleOne(
   session: Session,
   workerId: bigint,
   settlement: Settlement,
-  refusal: PostgresError,
-): Promise<readonly bigint[]> {
-  if (refusal.code === uniqueViolation) {
-    // Recorded already: the connection was lost after the commit and before its answer.
-    return [settlement.id];
-  }
-  const lacking = await unstorable(session, charactersToCheck(settlement));
-  try {
-    return await settleAll(session, workerId, [withoutCharacters(settlement, lacking)]);
-  } catch (error) {
-    if (!(error instanceof PostgresError) || !isAboutTheData(error)) {
-      throw error;
+): Promise<readonly bigint[] | PostgresError> {
+  let last: PostgresError = locked;
+  const forms = [
+    async (): Promise<Settlement> => settlement,
+    async (): Promise<Settlement> =>
+      withoutCharacters(settlement, await unstorable(session, charactersToCheck(settlement))),
+    async (): Promise<Settlement> => unrecordable(settlement, last.code),
+  ];
+  for (const form of forms) {
+    try {
+      const s = await form();
+      const rows = await session.query<Row & { id: bigint }>(settleOneStatement, [
+        workerId,
+        s.id,
+        s.statusCode,
+        s.contentType,
+        s.headersJson,
+        s.content,
+        s.contentBytes,
+        s.timedOut,
+        s.truncated,
+        s.errorMessage,
+        s.errorCode,
+        s.loginRole,
+        s.setRole,
+      ]);
+      return rows.length > 0 ? rows.map((row) => row.id) : locked;
+    } catch (error) {
+      if (!isRefusal(error)) {
+        throw error;
+      }
+      last = asPostgresError(error);
+      if (!isAboutTheData(last)) {
+        return last;
+      }
     }
-    return settleAll(session, workerId, [unrecordable(settlement, error.code)]);
   }
+  return last;
 }
+
+const locked: PostgresError = new PostgresError('the request is locked by another transaction', '55P03');
 
 async function unstorable(session: Session, characters: ReadonlySet<string>): Promise<ReadonlySet<string>> {
   const list = [...characters];
@@ -124,9 +219,22 @@ async function unstorable(session: Session, characters: ReadonlySet<string>): Pr
   return new Set((row?.positions ?? []).map((position) => list[position - 1] ?? ''));
 }
 
-const uniqueViolation = '23505';
+/** The database, or the encoding of so much, refused; the session goes on. */
+function isRefusal(error: unknown): error is PostgresError | RangeError {
+  return error instanceof PostgresError || error instanceof RangeError;
+}
 
-/** Class 22 (data exception), 23 (constraint), 54 (program limit exceeded): another row may well be accepted. */
+/** A response too large for one string of JavaScript is refused as one too large for a field of PostgreSQL is. */
+function asPostgresError(error: PostgresError | RangeError): PostgresError {
+  return error instanceof PostgresError ? error : new PostgresError(error.message, '54000');
+}
+
+/** Class 22 (data exception), 54 (program limit exceeded): another form of it may be accepted. */
 function isAboutTheData(error: PostgresError): boolean {
-  return /^(22|23|54)/.test(error.code);
+  return /^(22|54)/.test(error.code);
+}
+
+/** What one row may be refused for while others are taken: its data, a constraint, a lock, a trigger of the user's. */
+function isAboutTheRow(error: PostgresError): boolean {
+  return /^(22|23|40|54|P0|55P03|57014)/.test(error.code);
 }

@@ -50,7 +50,7 @@ const nextDueStatement: Statement = {
 export type Horizon = {
   /** Every transaction below this has ended, and its rows can be seen by any later snapshot. */
   readonly xmin: bigint;
-  /** No transaction from this on had begun to write. */
+  /** One past the last transaction that has ended; those that run may lie beyond it, and are then not in `running`. */
   readonly xmax: bigint;
   /** The transactions between the two that have not ended. */
   readonly running: readonly bigint[];

@@ -17,6 +17,7 @@ export class Flights {
   readonly #inAir = new Map<bigint, bigint>();
   #landed: Landed[] = [];
   #recording = 0;
+  #isAbandoned = false;
 
   constructor(send: Send) {
     this.#send = send;
@@ -48,10 +49,23 @@ export class Flights {
     });
   }
 
-  /** Takes up to `max` landed requests for recording; give them to {@link recorded} or {@link putBack}. */
-  takeLanded(max: number): readonly Landed[] {
-    const group = this.#landed.length <= max ? this.#landed : this.#landed.slice(0, max);
-    this.#landed = this.#landed.length <= max ? [] : this.#landed.slice(max);
+  /**
+   * Takes landed requests for recording, at most `rowsMax` and, but for a single larger one, at most `bytesMax` of bodies;
+   * give them to {@link recorded} or {@link putBack}.
+   */
+  takeLanded(rowsMax: number, bytesMax: number): readonly Landed[] {
+    let rows = 0;
+    let bytes = 0;
+    for (const { settlement } of this.#landed) {
+      bytes += settlement.body?.byteLength ?? 0;
+      if (rows === rowsMax || (rows > 0 && bytes > bytesMax)) {
+        break;
+      }
+      rows += 1;
+    }
+    const isAll = rows === this.#landed.length;
+    const group = isAll ? this.#landed : this.#landed.slice(0, rows);
+    this.#landed = isAll ? [] : this.#landed.slice(rows);
     this.#recording += group.length;
     return group;
   }
@@ -63,7 +77,9 @@ export class Flights {
   /** They could not be recorded (the connection was lost): they wait for the next one. */
   putBack(group: readonly Landed[]): void {
     this.#recording -= group.length;
-    this.#landed = [...group, ...this.#landed];
+    if (!this.#isAbandoned) {
+      this.#landed = [...group, ...this.#landed];
+    }
   }
 
   /** Gives up everything in the air; returns the ids, to be released. Nothing of them will land. */
@@ -73,8 +89,10 @@ export class Flights {
     return ids;
   }
 
-  /** Drops what has landed and cannot be recorded before the worker ends; its rows come free with the registration. */
+  /** Lets go of everything, for good: what could not be recorded or released comes free when the session is known dead. */
   abandon(): void {
+    this.#isAbandoned = true;
+    this.#inAir.clear();
     this.#landed = [];
   }
 

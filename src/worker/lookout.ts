@@ -48,6 +48,18 @@ export class Lookout {
     this.#listens = listens;
   }
 
+  /**
+   * Before the first look of a connection, and when another worker's promise has ended without it: some transaction may have
+   * enqueued under a promise that nobody is left to keep. Takes whatever promise stands back, and owes looks until all that
+   * ran then has ended.
+   */
+  async takeOver(): Promise<void> {
+    if (this.#listens && !this.#watching) {
+      await withdrawPromise(this.#db);
+      await this.#owe();
+    }
+  }
+
   /** A transaction that enqueued has committed. */
   wake(nowMs: number): void {
     this.#lookNow = true;
@@ -164,6 +176,10 @@ export class Lookout {
 
   async #leave(): Promise<void> {
     await this.withdraw();
+    await this.#owe();
+  }
+
+  async #owe(): Promise<void> {
     this.#owedXid = await takeTransactionId(this.#db);
     this.#owedDelayMs = 1;
     this.#lookNow = true;

@@ -1,6 +1,7 @@
 import type { Horizon } from '../store/wake.ts';
 
 type Candidate = { readonly lastId: bigint; readonly xmax: bigint; readonly atMs: number };
+// A snapshot's xmax is one past the last transaction that has *ended*: running ones may lie beyond it, unseen.
 
 /** After this long, a transaction that still runs no longer holds the mark back; its end calls for a sweep instead. */
 const overtakeAfterMs = 1_000;
@@ -10,12 +11,15 @@ const overtakeAfterMs = 1_000;
  *
  * Ids are not in commit order. A request's id is given out after its transaction has an id of its own, so once every
  * transaction that was running when an id was the last one given out has ended, all rows up to that id can be seen; the
- * look after that takes them, and the mark may pass. One long-running transaction must not hold the mark back for an
+ * look after that takes them, and the mark may pass. Which transactions those are, the *next* observation says: the claim
+ * between the two took and committed a transaction id, and every id given out before that lies below the next xmax. One long-running transaction must not hold the mark back for an
  * hour: it is overtaken, and when it ends, one sweep looks below the mark for what it may have enqueued.
  */
 export class LowWaterMark {
   #mark = 0n;
   #candidate: Candidate | undefined;
+  /** The last request id as the observation before saw it. */
+  #lastIdBefore: bigint | undefined;
   #ripe: bigint | undefined;
   readonly #overtaken = new Set<bigint>();
   #sweepDue = false;
@@ -48,8 +52,12 @@ export class LowWaterMark {
         this.#overtaken.add(xid);
       }
       this.#ripe = candidate.lastId;
+      this.#candidate = undefined;
     }
-    this.#candidate = { lastId: horizon.lastId, xmax: horizon.xmax, atMs: nowMs };
+    if (this.#lastIdBefore !== undefined) {
+      this.#candidate = { lastId: this.#lastIdBefore, xmax: horizon.xmax, atMs: nowMs };
+    }
+    this.#lastIdBefore = horizon.lastId;
   }
 
   /** Takes note of a look: whether it took all there was, and the highest id that it took of those that had only waited. */

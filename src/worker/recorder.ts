@@ -1,9 +1,14 @@
 import type { Database } from '../postgres/database.ts';
-import { settle } from '../store/settle.ts';
-import type { Flights } from './flights.ts';
+import { type Settled, settle } from '../store/settle.ts';
+import type { Flights, Landed } from './flights.ts';
 
 /** Groups larger than this cost memory and win nothing. */
 const settleRowsMax = 1_000;
+/** Bodies travel as text, binary ones at twice their size, and a statement's parameters must fit into one string. */
+const settleBytesMax = 16 * 1024 * 1024;
+/** How long what could not be recorded by itself waits before the next try; doubled each time up to the second. */
+const deferFirstMs = 500;
+const deferLastMs = 30_000;
 
 export type RecorderOptions = {
   readonly db: Database;
@@ -13,6 +18,8 @@ export type RecorderOptions = {
   readonly onRecorded: (ids: readonly bigint[], meant: number) => void;
   /** The database failed; what was to be recorded has been put back. */
   readonly onFailure: (error: unknown) => void;
+  /** Some rows alone were refused (locked by a user, a trigger that raises); they are tried again later. */
+  readonly onDeferred: (rows: number, error: unknown) => void;
 };
 
 /**
@@ -24,6 +31,8 @@ export class Recorder {
   #isScheduled = false;
   #isEnded = false;
   #underWay: Promise<void> | undefined;
+  #deferMs = deferFirstMs;
+  readonly #deferred = new Map<NodeJS.Timeout, readonly Landed[]>();
 
   constructor(options: RecorderOptions) {
     this.#o = options;
@@ -58,11 +67,11 @@ export class Recorder {
   }
 
   async #recordGroup(): Promise<void> {
-    const { flights, db, workerId, onRecorded } = this.#o;
-    const group = flights.takeLanded(settleRowsMax);
-    let ids: readonly bigint[];
+    const { flights, db, workerId, onRecorded, onDeferred } = this.#o;
+    const group = flights.takeLanded(settleRowsMax, settleBytesMax);
+    let settled: Settled;
     try {
-      ids = await settle(
+      settled = await settle(
         db,
         workerId,
         group.map((landed) => landed.settlement),
@@ -71,8 +80,28 @@ export class Recorder {
       flights.putBack(group);
       throw error;
     }
-    flights.recorded(group);
-    onRecorded(ids, group.length);
+    const { recorded, refused, refusal } = settled;
+    const isRefused = new Set(refused.map(({ id }) => id));
+    const deferred = group.filter(({ settlement }) => isRefused.has(settlement.id));
+    if (deferred.length === 0) {
+      this.#deferMs = deferFirstMs;
+    } else {
+      onDeferred(deferred.length, refusal);
+      // They keep their slots: nothing of them is lost, and a database that refuses everything is not flooded.
+      this.#later(deferred);
+    }
+    flights.recorded(group.filter(({ settlement }) => !isRefused.has(settlement.id)));
+    onRecorded(recorded, group.length - deferred.length);
+  }
+
+  #later(deferred: readonly Landed[]): void {
+    const timer = setTimeout(() => {
+      this.#deferred.delete(timer);
+      this.#o.flights.putBack(deferred);
+      this.#schedule();
+    }, this.#deferMs);
+    this.#deferred.set(timer, deferred);
+    this.#deferMs = Math.min(this.#deferMs * 2, deferLastMs);
   }
 
   /** Resolves when the group under way has its answer. */
@@ -84,5 +113,10 @@ export class Recorder {
   async end(): Promise<void> {
     this.#isEnded = true;
     await this.#underWay;
+    for (const [timer, deferred] of this.#deferred) {
+      clearTimeout(timer);
+      this.#o.flights.putBack(deferred);
+    }
+    this.#deferred.clear();
   }
 }

@@ -1,7 +1,7 @@
 import type { Database } from '../postgres/database.ts';
 import { claim } from '../store/claim.ts';
 import { expire, nextExpiryMs } from '../store/expire.ts';
-import { reclaim } from '../store/reclaim.ts';
+import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import { renewLease } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
@@ -53,6 +53,9 @@ const promiseSlackMs = 100;
 /** The least time between two rounds of tending: expiring a million responses, traffic goes between the steps. */
 const tendEveryMs = 5;
 
+/** How often a busy worker looks at the whole queue, for what no rule covers: rows that a user had locked, or inserted by hand. */
+const sweepEveryMs = 10_000;
+
 const never = Number.POSITIVE_INFINITY;
 
 /**
@@ -77,6 +80,8 @@ export class Service {
   #otherPromiseMs = never;
   #expiredUpTo = new Date(0);
   #isFenced = false;
+  #isEnded = false;
+  #lastSweptMs: number;
   #failure: unknown;
 
   constructor(context: ServiceContext) {
@@ -86,6 +91,7 @@ export class Service {
     this.#leaseUntilMs = now + context.timing.leaseMs;
     this.#lastActiveMs = now;
     this.#lastTendedMs = now;
+    this.#lastSweptMs = now;
     this.#lastPingMs = now;
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
     this.#recorder = new Recorder({
@@ -93,6 +99,10 @@ export class Service {
       workerId: context.workerId,
       flights: context.flights,
       onRecorded: (ids, meant) => this.#recorded(ids, meant),
+      onDeferred: (rows, error) =>
+        context.warn(
+          `${rows} responses could not be recorded and are tried again: ${error instanceof Error ? error.message : String(error)}`,
+        ),
       onFailure: (error) => {
         this.#failure = error;
         context.signal.raise();
@@ -137,8 +147,12 @@ export class Service {
   /** Runs until told otherwise. Rejects with what the database said where it fails. */
   async run(): Promise<ServiceEnd> {
     const { orders, flights, signal, now } = this.#c;
+    await this.#lookout.takeOver();
     for (;;) {
       const time = now();
+      if (this.#isEnded) {
+        return 'stopped';
+      }
       if (this.#failure !== undefined) {
         throw this.#failure;
       }
@@ -249,7 +263,10 @@ export class Service {
   }
 
   get #tendAtMs(): number {
-    const rhythm = this.#isActive ? this.#lastTendedMs + this.#c.timing.reclaimEveryMs : never;
+    const { listens, timing } = this.#c;
+    // A worker that polls hears of no other's promise: it looks after the others by itself.
+    const everyMs = this.#isActive ? timing.reclaimEveryMs : listens ? never : timing.leaseMs / 2;
+    const rhythm = this.#lastTendedMs + everyMs;
     return Math.max(Math.min(this.#alarmMs, this.#otherPromiseMs, rhythm), this.#lastTendedMs + tendEveryMs);
   }
 
@@ -268,10 +285,16 @@ export class Service {
     this.#alarmMs = never;
     if (now >= this.#otherPromiseMs) {
       this.#otherPromiseMs = never;
+      await this.#lookout.takeOver();
     }
-    // Also for a promise that another worker did not live to keep: what was enqueued under it is found by this look.
+    if (now - this.#lastSweptMs >= sweepEveryMs) {
+      this.#lastSweptMs = now;
+      this.#lookout.sweep();
+    }
     this.#lookout.lookNow();
-    const { freed, watchMs } = await reclaim(db, workerId);
+    const { freed: freedByDeath, buried, watchMs } = await reclaim(db, workerId);
+    // What a dead worker claimed while it was being buried.
+    const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);
     if (freed > 0) {
       warn(`${freed} requests of a worker that is gone are free again`);
       this.#stir(now);
@@ -281,7 +304,10 @@ export class Service {
     const expiryMs = step.rows === expireRowsMax ? 0 : await nextExpiryMs(db, settings.ttlMs, this.#expiredUpTo);
     const dueMs = await nextDueMs(db);
     this.#alarmMs = Math.min(
-      expiryMs === null ? never : now + expiryMs + 1,
+      // One that is due and was passed over is locked by somebody.
+      expiryMs === null
+        ? never
+        : now + (expiryMs <= 0 && step.rows < expireRowsMax ? timing.reclaimEveryMs : expiryMs + 1),
       // One that is due already is taken by the look that follows, as soon as there is a slot.
       dueMs === null || dueMs <= 0 ? never : now + dueMs,
       watchMs === null ? never : now + Math.min(watchMs + 1, timing.reclaimEveryMs),
@@ -313,6 +339,8 @@ export class Service {
 
   /** Ends recording. To be called when the connection has been closed; resolves when nothing uses it any more. */
   async finish(): Promise<void> {
+    this.#isEnded = true;
+    this.#c.signal.raise();
     await this.#recorder.end();
   }
 }

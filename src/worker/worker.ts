@@ -12,6 +12,7 @@ import type { Send } from './pipeline.ts';
 import { type Orders, Service } from './service.ts';
 import { Signal } from './signal.ts';
 import { defaultTiming, type Timing } from './timing.ts';
+import { watched } from './watchdog.ts';
 
 /** Where a session goes; what is missing is as in the connection string. */
 export type Target = { readonly database?: string; readonly user?: string };
@@ -62,6 +63,11 @@ export class NotReady extends Error {
 /** A connection that served this long was sound: what ends it is a new problem, and the backoff begins anew. */
 const healthyMs = 10_000;
 
+/** A statement without an answer for this long: the connection leads nowhere. More than the session's statement_timeout. */
+const unansweredMs = 40_000;
+/** How long giving requests back may take when a stop has run out of time. */
+const giveUpMs = 3_000;
+
 const silentLog: WorkerLog = { info: () => {}, warn: () => {}, error: () => {} };
 
 /**
@@ -82,6 +88,11 @@ export class Worker extends EventEmitter<WorkerEvents> {
   readonly #said = new Set<string>();
   #drained: (() => void)[] = [];
   #stopDeadline: NodeJS.Timeout | undefined;
+  #db: Database | undefined;
+  #serviceSignal: Signal | undefined;
+  /** Requests that are still claimed could not be given back: the registration stays, so that others see who held them. */
+  #leavesBehind = false;
+  #hasGivenUp = false;
 
   constructor(parts: WorkerParts) {
     super();
@@ -121,7 +132,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     }
     const drained = new Promise<void>((resolve) => this.#drained.push(resolve));
     this.#orders.drains += 1;
-    this.#signal.raise();
+    this.#raise();
     await drained;
   }
 
@@ -133,29 +144,43 @@ export class Worker extends EventEmitter<WorkerEvents> {
     if (!this.#orders.stopping) {
       this.#orders.stopping = true;
       this.#stopDeadline = setTimeout(() => void this.#giveUp(), this.#parts.stopTimeoutMs);
-      this.#signal.raise();
+      this.#raise();
     }
     await this.#life;
   }
 
+  /** Something has changed that the loops should know: the one of the connection, and the one that waits for the next. */
+  #raise(): void {
+    this.#signal.raise();
+    this.#serviceSignal?.raise();
+  }
+
   async #giveUp(): Promise<void> {
+    // The database may not answer any more; stopping must not wait for it.
+    this.#stopDeadline = setTimeout(() => {
+      this.#hasGivenUp = true;
+      void this.#db?.close();
+      this.#raise();
+    }, giveUpMs);
     try {
       const released = (await this.#service?.releaseAll()) ?? this.#flights.giveUp().length;
       this.#log.warn({ released }, `stopped with ${released} requests in flight: they are given back to the queue`);
     } catch (error) {
+      this.#leavesBehind = true;
       this.#log.warn(
         { error: String(error) },
         'requests in flight could not be given back; they come free with the lease',
       );
     }
+    this.#leavesBehind ||= this.#flights.held > 0;
     this.#flights.abandon();
-    this.#signal.raise();
+    this.#raise();
   }
 
   async #live(): Promise<void> {
     const backoff = this.#parts.reconnect ?? { firstMs: 50, lastMs: 5_000 };
     let failures = 0;
-    while (!(this.#orders.stopping && (this.#flights.held === 0 || this.#workerId === null))) {
+    while (!(this.#orders.stopping && (this.#flights.held === 0 || this.#workerId === null || this.#hasGivenUp))) {
       const beganMs = this.#now();
       try {
         await this.#serveOneConnection();
@@ -182,7 +207,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   async #pause(forMs: number): Promise<void> {
     const until = this.#now() + forMs;
     let left = forMs;
-    while (left > 0 && !(this.#orders.stopping && this.#flights.held === 0)) {
+    while (left > 0 && !(this.#orders.stopping && (this.#flights.held === 0 || this.#hasGivenUp))) {
       await this.#signal.wait(left);
       left = until - this.#now();
     }
@@ -193,7 +218,13 @@ export class Worker extends EventEmitter<WorkerEvents> {
   }
 
   async #serveOneConnection(): Promise<void> {
-    const { db, settings, installation } = await this.#open();
+    const { db: opened, settings, installation } = await this.#open();
+    // PGlite answers when its user's transaction has ended, however long that takes.
+    const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
+    // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
+    const signal = new Signal();
+    this.#db = db;
+    this.#serviceSignal = signal;
     let service: Service | undefined;
     try {
       const listens = await this.#listen(db, () => service);
@@ -206,7 +237,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         timing: this.#timing,
         listens,
         flights: this.#flights,
-        signal: this.#signal,
+        signal,
         orders: this.#orders,
         now: () => this.#now(),
         onRecorded: (ids) => this.emit('recorded', ids),
@@ -227,13 +258,15 @@ export class Worker extends EventEmitter<WorkerEvents> {
         throw reason ?? new ConnectionLost('the connection was closed');
       });
       const end = await Promise.race([service.run(), ended]);
-      if (end === 'stopped') {
+      if (end === 'stopped' && !this.#leavesBehind) {
         await deregister(db, registration.workerId);
       } else if (end === 'fenced') {
         this.#log.warn({}, 'this worker was taken for dead: what it held has been given to others');
       }
     } finally {
       this.#service = undefined;
+      this.#serviceSignal = undefined;
+      this.#db = undefined;
       await db.close();
       await service?.finish();
     }
@@ -283,7 +316,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       await db.listen(promiseChannel, () => service()?.promiseAnnounced());
       await db.listen(restartChannel, () => {
         this.#orders.restart = true;
-        this.#signal.raise();
+        this.#raise();
       });
     }
     return listens;
@@ -307,7 +340,9 @@ export class Worker extends EventEmitter<WorkerEvents> {
     if (dropped > 0) {
       this.#log.warn({ dropped }, `${dropped} requests that this worker held have been given to others meanwhile`);
     }
-    const freed = (await reclaimOrphans(db)) + (await reclaim(db, registration.workerId)).freed;
+    // Whoever keeps its registration has looked for orphans before: any role may ask for restarts, and the look reads all.
+    const orphans = kept === null ? await reclaimOrphans(db) : 0;
+    const freed = orphans + (await reclaim(db, registration.workerId)).freed;
     if (freed > 0) {
       this.#log.info({ freed }, `${freed} requests of workers that are gone are free again`);
     }

@@ -6,6 +6,7 @@ import { LowWaterMark } from '../../src/worker/low-water.ts';
 class Model {
   #nextXid = 10n;
   #lastId = 0n;
+  #lastEnded = 9n;
   readonly running = new Map<bigint, bigint[]>();
   visible: bigint[] = [];
   lookedAt = 0;
@@ -28,12 +29,22 @@ class Model {
     if (xid !== undefined) {
       if (commit) this.visible.push(...(this.running.get(xid) ?? []));
       this.running.delete(xid);
+      this.#ended(xid);
     }
   }
 
+  #ended(xid: bigint): void {
+    if (xid > this.#lastEnded) this.#lastEnded = xid;
+  }
+
   look(mark: LowWaterMark, limit: number, nowMs: number): void {
-    const running = [...this.running.keys()];
-    mark.observe({ xmin: running[0] ?? this.#nextXid, xmax: this.#nextXid, running, lastId: this.#lastId }, nowMs);
+    // As PostgreSQL has it: xmax is one past the last transaction that has ended, and a snapshot does not list those beyond.
+    const xmax = this.#lastEnded + 1n;
+    const running = [...this.running.keys()].filter((xid) => xid < xmax);
+    mark.observe({ xmin: running[0] ?? xmax, xmax, running, lastId: this.#lastId }, nowMs);
+    // The claim takes a transaction id of its own and commits it.
+    this.#ended(this.#nextXid);
+    this.#nextXid += 1n;
     const from = mark.afterId;
     const found = this.visible.filter((id) => id > from).sort((a, b) => (a < b ? -1 : 1));
     const taken = new Set(found.slice(0, limit));
