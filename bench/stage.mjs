@@ -1,6 +1,6 @@
 // What every benchmark stands on: a database with pgfetch installed, the target, and one way to report.
 import { fork } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -66,6 +66,8 @@ export async function benchmark(name, options, run) {
 
 async function embedded(closing) {
   const directory = mkdtempSync(join(tmpdir(), 'pgfetch-bench-'));
+  // As root, the server runs as another user, who must be able to enter.
+  chmodSync(directory, 0o755);
   closing.push(() => rmSync(directory, { recursive: true, force: true }));
   const server = await startEmbeddedPostgres({
     directory,

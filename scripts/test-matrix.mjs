@@ -34,6 +34,6 @@ run('npx', ['vitest', 'run', 'test/contract', ...process.argv.slice(2)], {
   env: {
     ...process.env,
     PGFETCH_TEST_POSTGRES_DIR: cache,
-    PGFETCH_TEST_MAJORS: '13,14,15,16,17,18',
+    PGFETCH_TEST_MAJORS: process.env.PGFETCH_TEST_MAJORS ?? '13,14,15,16,17,18',
   },
 });

@@ -71,6 +71,9 @@ function adviceFor(error: PostgresError): string | undefined {
     case '53300':
       return 'The server has no free connection; raise max_connections, or close some.';
     case '42501':
+      if (/permission denied for database/.test(error.message)) {
+        return 'Installing takes the right to create a schema: GRANT CREATE ON DATABASE ... TO ..., or run it as the owner of the database.';
+      }
       return 'Run it as the owner of the schema net, or as a role that was granted net_admin (to look) or net_worker (to serve).';
     case '25006':
       return 'The server or the role allows reading only; connect to the primary.';

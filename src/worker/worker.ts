@@ -261,7 +261,10 @@ export class Worker extends EventEmitter<WorkerEvents> {
       if (end === 'stopped' && !this.#leavesBehind) {
         await deregister(db, registration.workerId);
       } else if (end === 'fenced') {
-        this.#log.warn({}, 'this worker was taken for dead: what it held has been given to others');
+        this.#log.warn(
+          {},
+          'the registration of this worker is gone: it was taken for dead, and what it held has been given to others, or the schema was replaced',
+        );
       }
     } finally {
       this.#service = undefined;

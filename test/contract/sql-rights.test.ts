@@ -121,7 +121,7 @@ describe.each(backends)('$name', (backend) => {
       `select net._enqueue('GET', 'http://h', '{}', null, 1)`,
       `select net._wake()`,
       'create table net.mine (x int)',
-      'create function net.mine() returns int language sql return 1',
+      `create function net.mine() returns int language sql as 'select 1'`,
       'create trigger t before insert on net.http_request_queue for each row execute function pg_catalog.suppress_redundant_updates_trigger()',
       'alter table net.http_request_queue disable row level security',
       'drop schema net cascade',
