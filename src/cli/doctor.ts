@@ -8,7 +8,7 @@ import { type RoleFacts, readRights } from '../store/rights.ts';
 import { readServer, type ServerFacts } from '../store/server.ts';
 import { readSettings, readTarget } from '../store/settings.ts';
 import { defaultStatusLimits, readQueue, readWorkers, type WorkerStatus } from '../store/status.ts';
-import { explain } from '../worker/worker.ts';
+import { explain } from '../worker/explain.ts';
 import { connectionStringOf } from './connection.ts';
 import { explainError } from './errors.ts';
 import { duration, print, printable, printJson } from './output.ts';
@@ -200,7 +200,7 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
 
 async function settingsChecks(db: Database): Promise<readonly Check[]> {
   const settings = await readSettings(db);
-  const target = await readTarget(db, true);
+  const target = await readTarget(db, settings);
   const checks: Check[] = settings.problems.map((problem) => ({
     name: 'settings',
     state: 'warning',

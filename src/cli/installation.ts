@@ -1,6 +1,6 @@
 import type { Session } from '../postgres/database.ts';
 import { type Installation, inspectInstallation } from '../store/installation.ts';
-import { explain } from '../worker/worker.ts';
+import { explain } from '../worker/explain.ts';
 import { CliError } from './errors.ts';
 
 /** Throws unless our tables are there to be read, in the version that this code knows. */

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { Database } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
 import { readStatus, type Status } from '../store/status.ts';
-import { explain } from '../worker/worker.ts';
+import { explain } from '../worker/explain.ts';
 import { wholeNumber } from './arguments.ts';
 import { withDatabase } from './connection.ts';
 import { requireReadable } from './installation.ts';

@@ -1,5 +1,5 @@
-import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
-import { SchemaError } from './errors.ts';
+import type { Database, Row, Session, Statement } from '../postgres/database.ts';
+import { ownersError } from './errors.ts';
 import { foreignSchema, inspect, lockInstallation, noRights, notInstalled, otherVersion, standby } from './state.ts';
 
 export type AdoptOptions = {
@@ -139,13 +139,7 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
     }
     return { kind: 'adopted', database, kept: requests - discarded, discarded, lines };
   } catch (error) {
-    if (error instanceof PostgresError && error.code === '42501') {
-      throw new SchemaError('insufficient_privilege', error.message, {
-        hint: 'Connect as the owner of the schema net, or as a superuser.',
-        cause: error,
-      });
-    }
-    throw error;
+    throw ownersError(error);
   }
 }
 

@@ -1,7 +1,7 @@
-import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
+import type { Database, Row, Session, Statement } from '../postgres/database.ts';
 import { findDependents } from './dependents.ts';
 import { findDrift } from './drift.ts';
-import { SchemaError } from './errors.ts';
+import { ownersError, SchemaError } from './errors.ts';
 import { dropRoles } from './roles.ts';
 import { sqlFile } from './scripts.ts';
 import { foreignSchema, inspect, lockInstallation, noRights, settingsView, standby } from './state.ts';
@@ -89,13 +89,7 @@ async function dropSchema(session: Session, database: string, cascade: boolean):
       ...users.map((object) => `Dropped along with it: ${object}.`),
     ];
   } catch (error) {
-    if (error instanceof PostgresError && error.code === '42501') {
-      throw new SchemaError('insufficient_privilege', error.message, {
-        hint: 'Connect as the owner of the schema net, or as a superuser.',
-        cause: error,
-      });
-    }
-    throw error;
+    throw ownersError(error);
   }
 }
 

@@ -27,25 +27,19 @@ const whereStatement: Statement = {
 
 /**
  * Where the server says that the worker belongs (`pg_net.database_name`, `pg_net.username`), if that is elsewhere; null
- * where it is here. Without our schema only what holds for this session can be read.
+ * where it is here. Without settings (no schema of ours, or no right to read it) only what holds for this session is known.
  */
 export async function readTarget(
   session: Session,
-  isInstalled: boolean,
+  settings: Settings | null,
 ): Promise<{ database?: string; user?: string } | null> {
   type Where = Row & { database: string | null; username: string | null };
   const [here] = await session.query<Where>(whereStatement);
-  let database: string | null | undefined;
-  let username: string | null | undefined;
-  if (isInstalled) {
-    const settings = await readSettings(session);
-    database = settings.databaseName;
-    username = settings.username;
-  } else {
-    const [wanted] = await session.query<Where>(targetStatement);
-    database = wanted?.database;
-    username = wanted?.username;
-  }
+  const [wanted] =
+    settings === null
+      ? await session.query<Where>(targetStatement)
+      : [{ database: settings.databaseName, username: settings.username }];
+  const { database, username } = wanted ?? {};
   const target = {
     ...(database && database !== here?.database && { database }),
     ...(username && username !== here?.username && { user: username }),

@@ -1,12 +1,13 @@
 import { EventEmitter } from 'node:events';
 import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database, PostgresError } from '../postgres/database.ts';
-import { type Installation, inspectInstallation, schemaVersion } from '../store/installation.ts';
+import { type Installation, inspectInstallation } from '../store/installation.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, register } from '../store/register.ts';
 import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
+import { explain } from './explain.ts';
 import { Flights } from './flights.ts';
 import type { Send } from './pipeline.ts';
 import { type Orders, Service } from './service.ts';
@@ -275,41 +276,42 @@ export class Worker extends EventEmitter<WorkerEvents> {
     }
   }
 
-  /** Connects, and once more to where the server's settings say; looks whether there is something to serve. */
-  async #open(): Promise<{ db: Database; settings: Settings; installation: Extract<Installation, { kind: 'ready' }> }> {
+  /** Connects, and once more to where the server's settings say; refuses what is not to be served. */
+  async #open(): Promise<{ db: Database; settings: Settings; installation: Ready }> {
     let db = await this.#parts.connect({});
     try {
-      let installation = await inspectInstallation(db);
-      const target = await readTarget(db, installation.kind === 'ready' && (await readMissingRights(db)).length === 0);
-      if (target !== null) {
-        try {
-          const other = await this.#parts.connect(target);
-          await db.close();
-          db = other;
-          installation = await inspectInstallation(db);
-        } catch (error) {
-          this.#report(
-            new NotReady(
-              `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${messageOf(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
-            ),
-          );
-        }
+      let found = await examine(db);
+      const target = await readTarget(db, found.settings);
+      const other = target === null ? null : await this.#connectTo(target);
+      if (other !== null) {
+        await db.close();
+        db = other;
+        found = await examine(db);
       }
-      if (installation.kind !== 'ready') {
-        throw new NotReady(explain(installation));
+      if (found.settings === null) {
+        throw new NotReady(explain(found.installation));
       }
-      const missing = await readMissingRights(db);
-      if (missing.length > 0) {
-        throw new NotReady(explain({ ...installation, kind: 'no_rights', message: `it lacks ${missing.join(', ')}` }));
-      }
-      const settings = await readSettings(db);
-      for (const problem of settings.problems) {
+      for (const problem of found.settings.problems) {
         this.#log.warn({}, problem);
       }
-      return { db, settings, installation };
+      return { db, ...found };
     } catch (error) {
       await db.close();
       throw error;
+    }
+  }
+
+  /** The session that the server's settings ask for; null, and a word about it, where that fails. */
+  async #connectTo(target: Target): Promise<Database | null> {
+    try {
+      return await this.#parts.connect(target);
+    } catch (error) {
+      this.#report(
+        new NotReady(
+          `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${messageOf(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
+        ),
+      );
+      return null;
     }
   }
 
@@ -363,30 +365,29 @@ export class Worker extends EventEmitter<WorkerEvents> {
   }
 }
 
+type Ready = Extract<Installation, { kind: 'ready' }>;
+
+/** What a database has to serve, and the settings to do it by; null where it is not to be served, or not by this role. */
+type Found =
+  | { readonly installation: Ready; readonly settings: Settings }
+  | { readonly installation: Exclude<Installation, { kind: 'ready' }>; readonly settings: null };
+
+async function examine(db: Database): Promise<Found> {
+  const installation = await inspectInstallation(db);
+  if (installation.kind !== 'ready') {
+    return { installation, settings: null };
+  }
+  const missing = await readMissingRights(db);
+  if (missing.length > 0) {
+    const message = `it lacks ${missing.join(', ')}`;
+    return { installation: { ...installation, kind: 'no_rights', message }, settings: null };
+  }
+  return { installation, settings: await readSettings(db) };
+}
+
 function messageOf(error: unknown): string {
   if (error instanceof PostgresError) {
     return `${error.message} (SQLSTATE ${error.code})${error.hint === undefined ? '' : `. ${error.hint}`}`;
   }
   return error instanceof Error ? error.message : String(error);
-}
-
-/** What keeps a database from being served, and what to do about it. */
-export function explain(installation: Exclude<Installation, { kind: 'ready' }>): string {
-  const database = JSON.stringify(installation.database);
-  switch (installation.kind) {
-    case 'missing':
-      return `pgfetch is not installed in database ${database}. Run: pgfetch install (or CREATE EXTENSION pg_net where its files are on the server).`;
-    case 'foreign':
-      return `the schema "net" in database ${database} is not pgfetch's, so there is nothing to serve. Serve another database, or rename that schema and run: pgfetch install.`;
-    case 'other_version':
-      return `database ${database} has pgfetch's schema in version ${installation.version} (${installation.schemaVersion}), and this worker works with ${schemaVersion}. ${
-        installation.schemaVersion > schemaVersion ? 'Update the worker.' : 'Run the worker of that version.'
-      }`;
-    case 'copy':
-      return `database ${database} is a copy: pgfetch was installed on another server or database, and what that had queued is not sent from here. If this is the database that should send now, run: pgfetch adopt --queue keep (or --queue discard).`;
-    case 'standby':
-      return `the server of database ${database} is a standby (read-only). Waiting until it is promoted; connect to the primary to serve now.`;
-    case 'no_rights':
-      return `role ${JSON.stringify(installation.role)} may not serve database ${database}: ${installation.message}. Run as the schema's owner: GRANT net_worker TO ${JSON.stringify(installation.role)}.`;
-  }
 }
