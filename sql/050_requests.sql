@@ -119,7 +119,7 @@ begin
   )
   returning id into request_id;
 
-  if pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass)
+  if coalesce(pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass), 0)
     <= pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000
   then
     perform net._wake();

@@ -121,6 +121,15 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await until(() => seen.includes('/late'), 'the late request', 5_000);
   });
 
+  test('a promise that says nothing, because its sequence was restarted by hand, is none', async () => {
+    const { echo, sql } = await stage();
+    const heard: string[] = [];
+    sql.on('notification', ({ channel }) => heard.push(channel));
+    await sql.query('listen net_wake; alter sequence net.wake_promise restart');
+    await sql.query(`select net.http_get('${echo.url}/woken')`);
+    await until(() => heard.includes('net_wake'), 'the notification', 5_000);
+  });
+
   test('waiting for a restart in the transaction that asked for it raises', async () => {
     const { sql } = await stage();
     await expect(sql.query('select net.worker_restart(); select net.wait_until_running()')).rejects.toMatchObject({
