@@ -32,6 +32,7 @@ as $$
     values
       ('pg_net.batch_size', '200', 'The most requests that one claim takes from the queue'),
       ('pg_net.concurrency', '200', 'The most requests that one worker has in flight'),
+      ('pg_net.concurrency_per_origin', '0', 'The most requests that one worker has in flight to one host and port; 0: its fair share'),
       ('pg_net.database_name', 'postgres', 'The database that the worker connects to, where set on the server'),
       ('pg_net.ttl', '6 hours', 'How long responses are kept'),
       ('pg_net.username', '', 'The role that the worker connects as, where set on the server'),

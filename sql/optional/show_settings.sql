@@ -36,6 +36,7 @@ begin
       values
         ('pg_net.batch_size', 'integer', null, '200', 'The most requests that one claim takes from the queue'),
         ('pg_net.concurrency', 'integer', null, '200', 'The most requests that one worker has in flight'),
+        ('pg_net.concurrency_per_origin', 'integer', null, '0', 'The most requests that one worker has in flight to one host and port; 0: its fair share'),
         ('pg_net.database_name', 'string', null, 'postgres', 'The database that the worker connects to, where set on the server'),
         ('pg_net.ttl', 'string', null, '6 hours', 'How long responses are kept'),
         ('pg_net.username', 'string', null, '', 'The role that the worker connects as, where set on the server'),

@@ -22,8 +22,6 @@ export type WorkerOptions = {
   readonly deny?: readonly string[];
   /** Bytes of a response's body that are kept; the rest of a longer one is not read. 1 KiB to 256 MiB, default 8 MiB. More costs memory: every request in flight may hold as much. */
   readonly responseBytesMax?: number;
-  /** Connections to one origin at a time; requests beyond wait for one, on their own deadline. 1 to 10,000, default 1,000: only `pg_net.concurrency` counts. */
-  readonly connectionsPerOriginMax?: number;
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -74,7 +72,6 @@ const schema = z.strictObject({
   allow: networks('allow'),
   deny: networks('deny'),
   responseBytesMax: whole(kib, 256 * mib, 8 * mib, 'bytes'),
-  connectionsPerOriginMax: whole(1, 10_000, 1_000, 'connections'),
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),

@@ -17,8 +17,8 @@ export type HttpClientOptions = {
   readonly userAgent: string;
   /** Which hosts may be reached; vetted for every connection, of redirects too. */
   readonly policy: AddressPolicy;
-  /** Connections to one origin at a time; requests beyond wait for one, on their own deadline. */
-  readonly connectionsPerOriginMax: number;
+  /** Connections to one origin at a time, redirects to it included; requests beyond wait for one, on their own deadline. Default 1,000. */
+  readonly connectionsPerOriginMax?: number;
   /** Bytes of a reply's body that are kept; of a longer one the rest is not read. Default 8 MiB. */
   readonly responseBytesMax?: number;
   /** Bytes of a reply's header section; a longer one is a "Weird server reply". Default 64 KiB. */
@@ -95,7 +95,7 @@ type Follow = (request: ClaimedRequest, deadline: Deadline) => Promise<Outcome>;
 
 /** The way of a request: its hops, one after the other, until one is not a redirect. */
 function createFollower(options: HttpClientOptions, onSocket: (socket: Socket) => void): Follow {
-  const { policy, userAgent, connectionsPerOriginMax } = options;
+  const { policy, userAgent, connectionsPerOriginMax = 1_000 } = options;
   const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 64 * 1024, redirectsMax = 30 } = options;
   const lookup = options.lookup ?? systemLookup;
   const connect = createConnector({ policy, lookup, extraCa: options.tls?.ca, onSocket });

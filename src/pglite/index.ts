@@ -14,8 +14,6 @@ export type PgNetOptions = {
   readonly deny?: readonly string[];
   /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
   readonly userAgent?: string;
-  /** Connections to one origin at a time. Default 1000, so that pg_net.concurrency is the limit. More: a slow server holds up less; fewer: it is spared. */
-  readonly connectionsPerOriginMax?: number;
   /** Bytes of a response's body that are kept; the rest is not read. Default 8 MiB. */
   readonly responseBytesMax?: number;
   /** The times that the worker runs by, in milliseconds. */
@@ -133,12 +131,11 @@ class Resident {
         import('../postgres/pglite.ts'),
         import('../schema/scripts.ts'),
       ]);
-    const { allow = [], deny = [], connectionsPerOriginMax = 1_000, responseBytesMax, timing, log } = this.#options;
+    const { allow = [], deny = [], responseBytesMax, timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
       userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
       policy: createAddressPolicy({ allow, deny }),
-      connectionsPerOriginMax,
       ...(responseBytesMax === undefined ? {} : { responseBytesMax }),
     });
     return new WorkerClass({

@@ -5,22 +5,24 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * Takes up to `$2` waiting requests for worker `$1` and marks them as its own; they stay in the queue until they are done.
  *
  * Rows that came back (`due_at` set) are found through a small index of their own; the others in the order of their ids,
- * from the low-water mark `$3` on, so that the dead row versions of finished requests are not read again, however long
- * some other transaction keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
- * The lock on the worker's own row fences it: once it has been declared dead it claims nothing. While its registration
- * stands there is a row, of nulls where nothing was claimed; no row at all means that it is gone (declared dead, or DROP
- * EXTENSION), which an idle worker would otherwise not notice.
+ * above `$3`, so that the dead row versions of finished requests are not read again, however long some other transaction
+ * keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
+ *
+ * Only who has a lease claims, and the lock on the worker's own row fences it: once it has been declared dead it claims
+ * nothing. That row is locked after the requests were picked, and only if there were any: a look that finds nothing writes
+ * nothing. With a lease there is a row, of nulls where nothing was claimed; no row at all means that the lease has lapsed or
+ * the registration is gone (declared dead, or DROP EXTENSION).
  */
 const claimStatement: Statement = {
   name: 'pgfetch_claim',
   text: `
     with me as materialized (
-      select w.id from net.worker w where w.id = $1 for key share
+      select w.id from net.worker w where w.id = $1 and w.lease_until > pg_catalog.clock_timestamp()
     ),
     due as materialized (
       select q.id
       from net.http_request_queue q
-      where q.due_at <= pg_catalog.clock_timestamp() and q.claimed_by is null
+      where q.due_at <= pg_catalog.clock_timestamp() and q.claimed_by is null and exists (select from me)
       order by q.due_at
       limit $2
       for update skip locked
@@ -28,20 +30,90 @@ const claimStatement: Statement = {
     fresh as materialized (
       select q.id
       from net.http_request_queue q
-      where q.id > $3 and q.due_at is null and q.claimed_by is null
+      where q.id > $3 and q.due_at is null and q.claimed_by is null and exists (select from me)
       order by q.id
       limit $2 - (select pg_catalog.count(*) from due)
       for update skip locked
     ),
+    picked as materialized (
+      select id from due union all select id from fresh
+    ),
+    alive as materialized (
+      select w.id from net.worker w where w.id = $1 and exists (select from picked) for key share
+    ),
     claimed as (
       update net.http_request_queue q
-      set claimed_by = me.id
-      from me, (select id from due union all select id from fresh) picked
+      set claimed_by = alive.id
+      from alive, picked
       where q.id = picked.id
       returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
         q.due_at is not null as came_back
     )
     select c.* from me left join claimed c on true`,
+};
+
+/**
+ * The same among the requests of the origins `$4` (where `$5`) or of all others: for when an origin has more requests than
+ * its share of the slots, see `src/worker/backlogs.ts`. Walks over at most `$6` waiting rows, and says where it stopped: a
+ * queue full of one origin's requests must not be read whole in one statement.
+ */
+const claimAmongStatement: Statement = {
+  name: 'pgfetch_claim_among',
+  text: `
+    with me as materialized (
+      select w.id from net.worker w where w.id = $1 and w.lease_until > pg_catalog.clock_timestamp()
+    ),
+    due as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.due_at <= pg_catalog.clock_timestamp() and q.claimed_by is null and exists (select from me)
+        and (pg_catalog.split_part(q.url, '/', 3) = any ($4::text[])) = $5
+      order by q.due_at
+      limit $2
+      for update skip locked
+    ),
+    fresh as materialized (
+      select q.id
+      from (
+        select w.id, w.url
+        from net.http_request_queue w
+        where w.id > $3 and w.due_at is null and w.claimed_by is null and exists (select from me)
+        order by w.id
+        limit $6
+      ) walked
+      join net.http_request_queue q on q.id = walked.id
+      where (pg_catalog.split_part(walked.url, '/', 3) = any ($4::text[])) = $5
+        and q.due_at is null and q.claimed_by is null
+      order by walked.id
+      limit $2 - (select pg_catalog.count(*) from due)
+      for update of q skip locked
+    ),
+    picked as materialized (
+      select id from due union all select id from fresh
+    ),
+    alive as materialized (
+      select w.id from net.worker w where w.id = $1 and exists (select from picked) for key share
+    ),
+    claimed as (
+      update net.http_request_queue q
+      set claimed_by = alive.id
+      from alive, picked
+      where q.id = picked.id
+      returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
+        q.due_at is not null as came_back
+    )
+    select
+      c.*,
+      case when (select pg_catalog.count(*) from picked) < $2 then (
+        select w.id
+        from net.http_request_queue w
+        where w.id > $3 and w.due_at is null and w.claimed_by is null
+        order by w.id
+        offset $6 - 1
+        limit 1
+      ) end as walked_up_to
+    from me
+    left join claimed c on true`,
 };
 
 type ClaimRow = Row & {
@@ -54,10 +126,11 @@ type ClaimRow = Row & {
   login_role: number | null;
   set_role: number | null;
   came_back: boolean;
+  walked_up_to?: bigint | null;
 };
 
 /** The registration stands and there was nothing to claim. */
-type NoClaimRow = Row & { id: null };
+type NoClaimRow = Row & { id: null; walked_up_to?: bigint | null };
 
 function isClaimed(row: ClaimRow | NoClaimRow): row is ClaimRow {
   return row.id !== null;
@@ -65,27 +138,44 @@ function isClaimed(row: ClaimRow | NoClaimRow): row is ClaimRow {
 
 export type Claimed = {
   readonly rows: readonly QueueRow[];
-  /** The highest id among those that had only waited; null where there were none. */
-  readonly highestFreshId: bigint | null;
+  /** Above `afterId` and up to this id, everything that was asked for and could be seen has been taken; null: to the end of the queue. */
+  readonly upToId: bigint | null;
 };
 
+/** Which requests are asked for: those of the given origins, or all but those. */
+export type Among = { readonly origins: readonly string[]; readonly included: boolean };
+
+/** How many waiting rows a claim among origins walks over at most: about a millisecond. */
+const walkRowsMax = 2_000;
+
 /**
- * Claims at most `rowsMax` waiting requests with ids above `afterId` (and any that came back). Null where the worker's
- * registration is gone.
+ * Claims at most `rowsMax` waiting requests with ids above `afterId` (and any that came back). Null where the worker has no
+ * lease, or is not registered any more.
  */
 export async function claim(
   session: Session,
   workerId: bigint,
   rowsMax: number,
   afterId: bigint,
+  among?: Among,
 ): Promise<Claimed | null> {
-  const answer = await session.query<ClaimRow | NoClaimRow>(claimStatement, [workerId, rowsMax, afterId]);
+  const answer =
+    among === undefined
+      ? await session.query<ClaimRow | NoClaimRow>(claimStatement, [workerId, rowsMax, afterId])
+      : await session.query<ClaimRow | NoClaimRow>(claimAmongStatement, [
+          workerId,
+          rowsMax,
+          afterId,
+          among.origins,
+          among.included,
+          walkRowsMax,
+        ]);
   if (answer.length === 0) {
     return null;
   }
-  let highestFreshId: bigint | null = null;
+  let highestFreshId = afterId;
   const rows = answer.filter(isClaimed).map((row) => {
-    if (!row.came_back && (highestFreshId === null || row.id > highestFreshId)) {
+    if (!row.came_back && row.id > highestFreshId) {
       highestFreshId = row.id;
     }
     return {
@@ -99,5 +189,16 @@ export async function claim(
       setRole: row.set_role,
     };
   });
-  return { rows, highestFreshId };
+  return { rows, upToId: rows.length === rowsMax ? highestFreshId : (answer[0]?.walked_up_to ?? null) };
+}
+
+/** The host and port of a request's URL as they are written there: what shares the slots. As `split_part(url, '/', 3)` has it. */
+export function originOf(url: string): string {
+  const scheme = url.indexOf('/');
+  const begin = scheme < 0 ? -1 : url.indexOf('/', scheme + 1);
+  if (begin < 0) {
+    return '';
+  }
+  const end = url.indexOf('/', begin + 1);
+  return end < 0 ? url.slice(begin + 1) : url.slice(begin + 1, end);
 }

@@ -3,7 +3,7 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
 /**
  * Frees what other workers held that are dead: their session is gone, or their lease has run out. Whoever loses rows
  * loses its registration with them, which fences it; an idle worker, whose lease has lapsed because it holds nothing,
- * keeps its own.
+ * keeps its own, and is marked so that the queue is read for it once and not each time.
  *
  * Returns what is to be watched: until when the others that may hold something have their leases.
  */
@@ -22,7 +22,7 @@ const reclaimStatement: Statement = {
       select w.id, o.lives
       from others o
       join net.worker w on w.id = o.id
-      where not o.lives or w.lease_until <= pg_catalog.clock_timestamp()
+      where not o.lives or (w.lease_until <= pg_catalog.clock_timestamp() and w.lease_until > 'epoch')
       for update of w skip locked
     ),
     freed as (
@@ -37,6 +37,13 @@ const reclaimStatement: Statement = {
       using suspects s
       where w.id = s.id and (not s.lives or s.id in (select worker_id from freed))
       returning w.id
+    ),
+    idle as (
+      -- It lives and holds nothing, and claims nothing before it has renewed its lease: the queue need not be read for it again.
+      update net.worker w
+      set lease_until = 'epoch'
+      from suspects s
+      where w.id = s.id and s.lives and s.id not in (select worker_id from freed)
     )
     select
       (select pg_catalog.count(*) from freed) as freed,

@@ -55,6 +55,8 @@ export type Settings = {
   readonly batchSize: number;
   /** The most requests in flight. */
   readonly concurrency: number;
+  /** The most requests in flight to one host and port, beside its fair share; 0: no limit of its own. */
+  readonly concurrencyPerOrigin: number;
   /** The database to connect to, where the server says so. */
   readonly databaseName: string | null;
   /** The role to connect as, where the server says so. */
@@ -69,6 +71,7 @@ export const defaultSettings: Settings = Object.freeze({
   ttlMs: 6 * 3600 * 1000,
   batchSize: 200,
   concurrency: 200,
+  concurrencyPerOrigin: 0,
   databaseName: null,
   username: null,
   problems: Object.freeze([]),
@@ -109,6 +112,7 @@ export async function readSettings(session: Session): Promise<Settings> {
     ttlMs: ttl(),
     batchSize: integer('pg_net.batch_size', 1, 10_000, defaultSettings.batchSize),
     concurrency: integer('pg_net.concurrency', 1, 10_000, defaultSettings.concurrency),
+    concurrencyPerOrigin: integer('pg_net.concurrency_per_origin', 0, 10_000, defaultSettings.concurrencyPerOrigin),
     databaseName: given('pg_net.database_name'),
     username: given('pg_net.username'),
     problems,

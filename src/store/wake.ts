@@ -27,6 +27,7 @@ const fenceStatement: Statement = {
   text: 'select pg_catalog.pg_current_xact_id()::text::bigint as xid',
 };
 
+// The transaction id is taken after the last request id has been read: the CASE sees to it. See LowWaterMark.
 const horizonStatement: Statement = {
   name: 'pgfetch_horizon',
   text: `
@@ -34,8 +35,11 @@ const horizonStatement: Statement = {
       pg_catalog.pg_snapshot_xmin(s)::text::bigint as xmin,
       pg_catalog.pg_snapshot_xmax(s)::text::bigint as xmax,
       array(select x::text from pg_catalog.pg_snapshot_xip(s) x) as running,
-      (select q.last_value - case when q.is_called then 0 else 1 end from net.http_request_queue_id_seq q) as last_id
-    from pg_catalog.pg_current_snapshot() s`,
+      given.last_id,
+      case when given.last_id is not null then pg_catalog.pg_current_xact_id()::text::bigint end as xid
+    from
+      pg_catalog.pg_current_snapshot() s,
+      (select q.last_value - case when q.is_called then 0 else 1 end as last_id from net.http_request_queue_id_seq q offset 0) given`,
 };
 
 const nextDueStatement: Statement = {
@@ -82,6 +86,7 @@ export async function takeTransactionId(session: Session): Promise<bigint> {
   return row.xid;
 }
 
+/** Where the transactions stand now. Takes a transaction id of its own and commits it, after reading `lastId`. */
 export async function horizon(session: Session): Promise<Horizon> {
   const [row] = await session.query<Row & { xmin: bigint; xmax: bigint; running: readonly string[]; last_id: bigint }>(
     horizonStatement,

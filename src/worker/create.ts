@@ -67,7 +67,6 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
   const client = createHttpClient({
     userAgent: config.userAgent,
     policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
-    connectionsPerOriginMax: config.connectionsPerOriginMax,
     responseBytesMax: config.responseBytesMax,
   });
   const worker = new Worker({

@@ -1,20 +1,46 @@
 import type { QueueRow } from '../core/request.ts';
 import type { Settlement } from '../core/settlement.ts';
+import { originOf } from '../store/claim.ts';
 import { carryOut, type Send } from './pipeline.ts';
 
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
 export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
 
+/** How many requests may be in flight, over all and to one origin. */
+export type Slots = { readonly total: number; readonly perOrigin: number };
+
+type Claimed = { readonly workerId: bigint; readonly row: QueueRow };
+
+/** What goes to one origin. */
+type Lane = {
+  readonly origin: string;
+  inAir: number;
+  /** Claimed and waiting for room, in the order of their claims. */
+  readonly parked: Claimed[];
+};
+
 /**
- * The requests that this worker holds: in the air (being sent) and landed (sent, not yet recorded). They outlive the
- * database session: a lost connection costs no answer that is already here.
+ * An origin may hold so many slots for each that is free. Alone it gets three quarters of all; of n that want everything
+ * each gets 3 / (1 + 3n), and as much as a third of that stays free for whoever comes next. (Choudhury and Hahne, "Dynamic
+ * queue length thresholds for shared-memory packet switches", 1998.)
+ */
+const sharePerFreeSlot = 3;
+
+/**
+ * The requests that this worker holds: parked (claimed, waiting for room at their origin), in the air (being sent) and
+ * landed (sent, not yet recorded). They outlive the database session: a lost connection costs no answer that is already
+ * here.
  */
 export class Flights {
   /** Called when a request has landed; whoever records them sets it. */
   onLanded: () => void = () => {};
+  /** The limits; whoever has read the settings sets them. */
+  slots: Slots = { total: 1, perOrigin: 1 };
   readonly #send: Send;
-  /** By request id: the registration under which it was claimed. */
-  readonly #inAir = new Map<bigint, bigint>();
+  readonly #inAir = new Map<bigint, { readonly workerId: bigint; readonly lane: Lane }>();
+  /** The origins that have anything in the air or parked. */
+  readonly #lanes = new Map<string, Lane>();
+  #parked = 0;
   #landed: Landed[] = [];
   #recording = 0;
   #isAbandoned = false;
@@ -23,9 +49,18 @@ export class Flights {
     this.#send = send;
   }
 
-  /** How many slots are taken: a request holds its slot until it is recorded. */
+  /** How many requests this worker holds. */
   get held(): number {
+    return this.#parked + this.#slotsTaken;
+  }
+
+  /** A request holds its slot until it is recorded. */
+  get #slotsTaken(): number {
     return this.#inAir.size + this.#landed.length + this.#recording;
+  }
+
+  get freeSlots(): number {
+    return this.slots.total - this.#slotsTaken;
   }
 
   get inAir(): number {
@@ -36,17 +71,101 @@ export class Flights {
     return this.#landed.length > 0;
   }
 
-  /** Sends a claimed request. A slow one holds its slot and nothing else. */
-  start(row: QueueRow, workerId: bigint): void {
-    this.#inAir.set(row.id, workerId);
+  /** How many more requests to the origin may be claimed now, so that all of them can begin at once. */
+  roomFor(origin: string): number {
+    const lane = this.#lanes.get(origin);
+    if (lane === undefined) {
+      return this.#roomBeside(0);
+    }
+    return lane.parked.length > 0 ? 0 : this.#roomBeside(lane.inAir);
+  }
+
+  /** Each one that begins takes a free slot away, and with it a part of the share. */
+  #roomBeside(inAir: number): number {
+    const free = this.freeSlots;
+    const share = Math.ceil((sharePerFreeSlot * free - inAir) / (sharePerFreeSlot + 1));
+    return Math.min(free, this.slots.perOrigin - inAir, Math.max(share, inAir === 0 ? 1 : 0));
+  }
+
+  /** Takes a claimed request: sends it, or parks it until its origin has room. Returns the origin of one that is parked. */
+  take(row: QueueRow, workerId: bigint): string | undefined {
+    const origin = originOf(row.url);
+    let lane = this.#lanes.get(origin);
+    if (lane === undefined) {
+      lane = { origin, inAir: 0, parked: [] };
+      this.#lanes.set(origin, lane);
+    }
+    if (lane.parked.length === 0 && this.#roomBeside(lane.inAir) > 0) {
+      this.#start(row, workerId, lane);
+      return undefined;
+    }
+    lane.parked.push({ workerId, row });
+    this.#parked += 1;
+    return origin;
+  }
+
+  /** Slots have come free: sends what is parked, one of each origin in turn. */
+  #startParked(): void {
+    let started = this.#parked > 0;
+    while (started) {
+      started = false;
+      for (const lane of this.#lanes.values()) {
+        const [first] = lane.parked;
+        if (first !== undefined && this.#roomBeside(lane.inAir) > 0) {
+          lane.parked.shift();
+          this.#parked -= 1;
+          this.#start(first.row, first.workerId, lane);
+          started = true;
+        }
+      }
+    }
+  }
+
+  /** Sends a request. A slow one holds its slot and nothing else. */
+  #start(row: QueueRow, workerId: bigint, lane: Lane): void {
+    const flight = { workerId, lane };
+    this.#inAir.set(row.id, flight);
+    lane.inAir += 1;
     void carryOut(row, this.#send).then((settlement) => {
       // A flight that was given up has been released or fenced: its answer is nobody's.
-      if (this.#inAir.get(row.id) === workerId) {
-        this.#inAir.delete(row.id);
+      if (this.#inAir.get(row.id) === flight) {
+        this.#leave(row.id, lane);
         this.#landed.push({ workerId, settlement });
         this.onLanded();
       }
     });
+  }
+
+  #leave(id: bigint, lane: Lane): void {
+    this.#inAir.delete(id);
+    lane.inAir -= 1;
+    if (lane.inAir === 0 && lane.parked.length === 0) {
+      this.#lanes.delete(lane.origin);
+    }
+  }
+
+  /** The origins for which requests are parked. */
+  get parkedOrigins(): readonly string[] {
+    return [...this.#lanes.values()].filter((lane) => lane.parked.length > 0).map((lane) => lane.origin);
+  }
+
+  /** Takes the parked requests back out; returns their ids, to be released. */
+  unpark(): readonly bigint[] {
+    return this.#unparkWhere(() => true);
+  }
+
+  #unparkWhere(condition: (parked: Claimed) => boolean): readonly bigint[] {
+    const ids: bigint[] = [];
+    for (const lane of this.#lanes.values()) {
+      const kept = lane.parked.filter((parked) => !condition(parked));
+      ids.push(...lane.parked.filter(condition).map((parked) => parked.row.id));
+      lane.parked.splice(0, lane.parked.length, ...kept);
+      if (lane.inAir === 0 && kept.length === 0) {
+        this.#lanes.delete(lane.origin);
+      }
+    }
+    this.#parked -= ids.length;
+    return ids;
   }
 
   /**
@@ -70,8 +189,10 @@ export class Flights {
     return group;
   }
 
+  /** They are done with: their slots are free again. */
   recorded(group: readonly Landed[]): void {
     this.#recording -= group.length;
+    this.#startParked();
   }
 
   /** They could not be recorded (the connection was lost): they wait for the next one. */
@@ -82,26 +203,27 @@ export class Flights {
     }
   }
 
-  /** Gives up everything in the air; returns the ids, to be released. Nothing of them will land. */
+  /** Gives up everything that is parked or in the air; returns the ids, to be released. Nothing of them will land. */
   giveUp(): readonly bigint[] {
-    const ids = [...this.#inAir.keys()];
+    const ids = [...this.unpark(), ...this.#inAir.keys()];
     this.#inAir.clear();
+    this.#lanes.clear();
     return ids;
   }
 
   /** Lets go of everything, for good: what could not be recorded or released comes free when the session is known dead. */
   abandon(): void {
     this.#isAbandoned = true;
-    this.#inAir.clear();
+    this.giveUp();
     this.#landed = [];
   }
 
   /** Drops everything that was claimed under another registration: those requests have been given to others. */
   dropAllBut(workerId: bigint): number {
-    let dropped = 0;
-    for (const [id, claimedUnder] of this.#inAir) {
-      if (claimedUnder !== workerId) {
-        this.#inAir.delete(id);
+    let dropped = this.#unparkWhere((parked) => parked.workerId !== workerId).length;
+    for (const [id, flight] of this.#inAir) {
+      if (flight.workerId !== workerId) {
+        this.#leave(id, flight.lane);
         dropped += 1;
       }
     }

@@ -1,7 +1,7 @@
 import type { Database } from '../postgres/database.ts';
 import type { Claimed } from '../store/claim.ts';
-import { announcePromise, horizon, promise, takeTransactionId, withdrawPromise } from '../store/wake.ts';
-import { LowWaterMark } from './low-water.ts';
+import { announcePromise, type Horizon, horizon, promise, takeTransactionId, withdrawPromise } from '../store/wake.ts';
+import { LowWaterMark, type Stretch } from './low-water.ts';
 import type { Timing } from './timing.ts';
 
 /** Wakes within {@link wakeWindowMs} from which looking by ourselves is cheaper than being notified each time. */
@@ -38,7 +38,9 @@ export class Lookout {
   #lastLookMs = 0;
   #lastHorizonMs = Number.NEGATIVE_INFINITY;
   /** Where the transactions stood before the look under way; undefined where it did not ask. */
-  #xminBeforeLook: bigint | undefined;
+  #horizon: Promise<Horizon> | undefined;
+  /** The pass under way began when every transaction up to the owed one had ended. */
+  #passPays = false;
   #wakeTimesMs: number[] = [];
   #ownAnnouncements = 0;
 
@@ -74,9 +76,9 @@ export class Lookout {
     this.#lookNow = true;
   }
 
-  /** Lets the next look start from the first id. */
-  sweep(): void {
-    this.#mark.sweep();
+  /** Looks once at all of the queue above `afterId`, beside the passes. */
+  sweep(afterId = 0n): void {
+    this.#mark.sweep(afterId);
     this.#lookNow = true;
   }
 
@@ -103,45 +105,75 @@ export class Lookout {
     return true;
   }
 
-  /**
-   * Before a look: returns the id above which it is to claim. What is asked here of the transactions holds for the claim's
-   * snapshot, which is taken later on the same session.
-   */
-  async beforeLook(nowMs: number): Promise<bigint> {
-    this.#lookNow = false;
-    this.#lastLookMs = nowMs;
-    this.#xminBeforeLook = undefined;
-    if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
-      this.#lastHorizonMs = nowMs;
-      const seen = await horizon(this.#db);
-      this.#xminBeforeLook = seen.xmin;
-      this.#mark.observe(seen, nowMs);
-    }
-    return this.#mark.afterId;
+  /** Up to which id the passes need not look. */
+  get markId(): bigint {
+    return this.#mark.id;
   }
 
-  /** After a look that asked for `slots` requests above `fromId`: decides when to look next. */
-  async afterLook(fromId: bigint, slots: number, claimed: Claimed, nowMs: number): Promise<void> {
-    const found = claimed.rows.length;
-    const tookAll = found < slots;
-    this.#mark.looked(fromId, tookAll, claimed.highestFreshId);
-    if (found > 0) {
+  /** The last look left nothing that could be seen, but for what its origin's backlog holds. */
+  get isAtEnd(): boolean {
+    return this.#mark.isAtEnd;
+  }
+
+  /**
+   * Before a look: returns where it is to begin. What is asked here of the transactions holds for the claim's snapshot, which
+   * is taken later on the same session; its answer is awaited afterwards, so that the claim follows at once.
+   */
+  beforeLook(nowMs: number): Stretch {
+    this.#lookNow = false;
+    this.#lastLookMs = nowMs;
+    const stretch = this.#mark.next();
+    if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
+      this.#lastHorizonMs = nowMs;
+      this.#horizon = horizon(this.#db);
+      // Where the claim fails too, nobody comes to await it.
+      this.#horizon.catch(() => {});
+    }
+    return stretch;
+  }
+
+  /** After a look that asked for `slots` requests: decides when to look next. */
+  async afterLook(stretch: Stretch, slots: number, claimed: Claimed, nowMs: number): Promise<void> {
+    const seen = await this.#horizon;
+    this.#horizon = undefined;
+    if (seen !== undefined) {
+      this.#mark.observe(seen, stretch, nowMs);
+    }
+    this.#mark.looked(stretch, claimed.upToId);
+    if (claimed.rows.length > 0) {
       this.#lastFoundMs = nowMs;
     }
-    if (!tookAll) {
+    if (!this.#mark.isAtEnd) {
       this.#lookNow = true;
     }
-    if (this.#owedXid !== undefined && this.#xminBeforeLook !== undefined) {
-      if (this.#xminBeforeLook > this.#owedXid && tookAll) {
-        this.#owedXid = undefined;
-      } else {
-        this.#owedDelayMs = Math.min(this.#owedDelayMs * 2, owedDelayMsMax);
+    if (stretch.kind === 'pass') {
+      const tookAll = claimed.upToId === null;
+      this.#payWhatIsOwed(stretch, seen, tookAll);
+      if (this.#listens) {
+        await this.#chooseMode(tookAll, slots, nowMs);
       }
     }
-    if (this.#listens) {
-      await this.#chooseMode(tookAll, slots, nowMs);
-    }
     this.#lookAtMs = nowMs + this.#restMs();
+  }
+
+  /** A request was found beside the looks of the passes. */
+  found(nowMs: number): void {
+    this.#lastFoundMs = nowMs;
+  }
+
+  /** What is owed is a whole pass that began when every transaction up to X had ended. */
+  #payWhatIsOwed(stretch: Stretch, seen: Horizon | undefined, tookAll: boolean): void {
+    if (this.#owedXid === undefined) {
+      return;
+    }
+    if (stretch.isFirst) {
+      this.#passPays = seen !== undefined && seen.xmin > this.#owedXid;
+    }
+    if (tookAll && this.#passPays) {
+      this.#owedXid = undefined;
+    } else if (tookAll) {
+      this.#owedDelayMs = Math.min(this.#owedDelayMs * 2, owedDelayMsMax);
+    }
   }
 
   async #chooseMode(tookAll: boolean, slots: number, nowMs: number): Promise<void> {
@@ -181,6 +213,7 @@ export class Lookout {
 
   async #owe(): Promise<void> {
     this.#owedXid = await takeTransactionId(this.#db);
+    this.#passPays = false;
     this.#owedDelayMs = 1;
     this.#lookNow = true;
   }

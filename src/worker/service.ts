@@ -1,11 +1,12 @@
 import type { Database } from '../postgres/database.ts';
-import { claim } from '../store/claim.ts';
+import { type Claimed, claim } from '../store/claim.ts';
 import { expire, nextExpiryMs } from '../store/expire.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
-import { renewLease } from '../store/register.ts';
+import { renewLease, yieldLease } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
 import { nextDueMs } from '../store/wake.ts';
+import { type BacklogLook, Backlogs } from './backlogs.ts';
 import type { Flights } from './flights.ts';
 import { Lookout } from './lookout.ts';
 import { Recorder } from './recorder.ts';
@@ -66,14 +67,19 @@ const never = Number.POSITIVE_INFINITY;
 export class Service {
   readonly #c: ServiceContext;
   readonly #lookout: Lookout;
+  readonly #backlogs = new Backlogs();
   readonly #recorder: Recorder;
   readonly #beganMs: number;
+  /** Until when what we claim is our own; -Infinity: we have no lease, or may have lost it. */
   #leaseUntilMs: number;
   #lastActiveMs: number;
   #lastTendedMs: number;
   #lastPingMs: number;
   #isSilent = false;
   #drainsTold = 0;
+  /** The whole queue has been looked at for who waits for it to be empty, since something was last found. */
+  #sweepsForDrain = false;
+  #isBacklogsTurn = false;
   /** When to tend though nothing happens: a response expires, a request falls due, a lease of another worker ends. */
   #alarmMs = never;
   /** When another worker's promise to look ends. */
@@ -93,6 +99,11 @@ export class Service {
     this.#lastTendedMs = now;
     this.#lastSweptMs = now;
     this.#lastPingMs = now;
+    const { concurrency, concurrencyPerOrigin } = context.settings;
+    context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
+    for (const origin of context.flights.parkedOrigins) {
+      this.#backlogs.open(origin, 0n);
+    }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
     this.#recorder = new Recorder({
       db: context.db,
@@ -140,10 +151,6 @@ export class Service {
     return this.#c.flights.held > 0 || this.#lookout.engaged;
   }
 
-  get #freeSlots(): number {
-    return this.#c.settings.concurrency - this.#c.flights.held;
-  }
-
   /** Runs until told otherwise. Rejects with what the database said where it fails. */
   async run(): Promise<ServiceEnd> {
     const { orders, flights, signal, now } = this.#c;
@@ -159,19 +166,20 @@ export class Service {
       if (this.#isFenced) {
         return 'fenced';
       }
-      if (orders.stopping && flights.held === 0) {
-        await this.#lookout.withdraw();
-        return 'stopped';
+      if (orders.stopping) {
+        await this.#release(flights.unpark());
+        if (flights.held === 0) {
+          await this.#lookout.withdraw();
+          return 'stopped';
+        }
       }
       if (orders.restart && time - this.#beganMs >= restartEveryMs) {
         await this.#recorder.idle();
         return 'restart';
       }
-      await this.#renewLeaseIfDue(time);
-      if (this.#lookIsDue(time) && this.#freeSlots > 0) {
-        await this.#look();
-      } else {
-        if (this.#freeSlots <= 0) {
+      this.#renewLeaseIfDue(time);
+      if (!(await this.#lookIfDue(time))) {
+        if (flights.freeSlots <= 0) {
           await this.#lookout.leaveIfBlocked(time);
         }
         await this.#housekeeping(time);
@@ -180,37 +188,85 @@ export class Service {
     }
   }
 
-  #lookIsDue(now: number): boolean {
+  /** Passes through the queue and looks into backlogs take turns. */
+  async #lookIfDue(now: number): Promise<boolean> {
+    const { flights, orders } = this.#c;
+    const passIsDue = this.#passIsDue(now) && flights.freeSlots > 0;
+    const backlog = orders.stopping ? undefined : this.#backlogs.next(flights);
+    if (backlog !== undefined && (this.#isBacklogsTurn || !passIsDue)) {
+      this.#isBacklogsTurn = false;
+      await this.#lookIntoBacklog(backlog);
+    } else if (passIsDue) {
+      this.#isBacklogsTurn = true;
+      await this.#look();
+    }
+    return passIsDue || backlog !== undefined;
+  }
+
+  #passIsDue(now: number): boolean {
     const { orders, flights } = this.#c;
     const drainIsDue = this.#drainsTold !== orders.drains && flights.held === 0;
     return !orders.stopping && (drainIsDue || this.#lookout.isDue(now));
   }
 
-  /** One look: claims what there are slots for and sends it. */
+  /** One look of a pass: claims what there are slots for, of all origins that keep within their shares. */
   async #look(): Promise<void> {
     const { db, flights, settings, workerId, now, orders, onDrained } = this.#c;
     const drains = orders.drains;
-    const heldBefore = flights.held;
-    if (drains !== this.#drainsTold) {
+    const mayBeDrained = drains !== this.#drainsTold && flights.held === 0;
+    if (mayBeDrained && !this.#sweepsForDrain) {
+      this.#sweepsForDrain = true;
       this.#lookout.sweep();
     }
-    const fromId = await this.#lookout.beforeLook(now());
-    const slots = Math.min(this.#freeSlots, settings.batchSize);
-    const claimed = await claim(db, workerId, slots, fromId);
+    const stretch = this.#lookout.beforeLook(now());
+    const slots = Math.min(flights.freeSlots, settings.batchSize);
+    const { origins } = this.#backlogs;
+    const among = origins.length === 0 ? undefined : { origins, included: false };
+    const claimed = await claim(db, workerId, slots, stretch.afterId, among);
     if (claimed === null) {
-      this.#isFenced = true;
+      this.#doubtLease();
       return;
     }
-    for (const row of claimed.rows) {
-      flights.start(row, workerId);
+    if (stretch.kind === 'sweep') {
+      this.#backlogs.swept(stretch.afterId);
     }
-    if (claimed.rows.length > 0) {
-      this.#stir(now());
-    } else if (heldBefore === 0 && drains !== this.#drainsTold) {
+    this.#take(claimed);
+    await this.#lookout.afterLook(stretch, slots, claimed, now());
+    if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && origins.length === 0) {
       this.#drainsTold = drains;
+      this.#sweepsForDrain = false;
       onDrained();
     }
-    await this.#lookout.afterLook(fromId, slots, claimed, now());
+  }
+
+  async #lookIntoBacklog({ origin, afterId, room }: BacklogLook): Promise<void> {
+    const { db, settings, workerId, now } = this.#c;
+    const rows = Math.min(room, settings.batchSize);
+    const claimed = await claim(db, workerId, rows, afterId, { origins: [origin], included: true });
+    if (claimed === null) {
+      this.#doubtLease();
+      return;
+    }
+    this.#take(claimed);
+    const sweepFrom = this.#backlogs.looked(origin, claimed.upToId, this.#lookout.markId);
+    if (sweepFrom !== undefined) {
+      this.#lookout.sweep(sweepFrom);
+    }
+    this.#lookout.found(now());
+  }
+
+  #take(claimed: Claimed): void {
+    const { flights, workerId, now } = this.#c;
+    for (const row of claimed.rows) {
+      const origin = flights.take(row, workerId);
+      if (origin !== undefined) {
+        this.#backlogs.open(origin, this.#lookout.markId);
+      }
+    }
+    if (claimed.rows.length > 0) {
+      this.#sweepsForDrain = false;
+      this.#stir(now());
+    }
   }
 
   #recorded(ids: readonly bigint[], meant: number): void {
@@ -220,9 +276,15 @@ export class Service {
     }
     if (ids.length < meant) {
       // Somebody may have taken our registration: renewing the lease tells.
-      this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
+      this.#doubtLease();
     }
     this.#c.signal.raise();
+  }
+
+  /** The lease may be over: renewing it tells, and the look is made again. */
+  #doubtLease(): void {
+    this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
+    this.#lookout.lookNow();
   }
 
   /** When the lease should be renewed at the latest. */
@@ -230,25 +292,39 @@ export class Service {
     return this.#leaseUntilMs - (this.#c.timing.leaseMs * 2) / 3;
   }
 
-  /** Only who holds something, or is about to, needs a lease: an idle worker lets it lapse. */
-  async #renewLeaseIfDue(now: number): Promise<void> {
-    const { db, workerId, timing, restartSeen, orders, flights } = this.#c;
-    if (now < this.#renewAtMs || (flights.held === 0 && !this.#lookIsDue(now))) {
+  /**
+   * Only who holds something, or is about to, needs a lease. Its answer is not waited for: the claim behind it on the same
+   * session finds the lease, or none.
+   */
+  #renewLeaseIfDue(now: number): void {
+    const { db, workerId, timing, flights, signal } = this.#c;
+    if (now < this.#renewAtMs || (flights.held === 0 && !this.#passIsDue(now))) {
       return;
     }
-    const restarts = await renewLease(db, workerId, timing.leaseMs);
     this.#leaseUntilMs = now + timing.leaseMs;
+    renewLease(db, workerId, timing.leaseMs).then(
+      (restarts) => this.#leaseRenewed(restarts),
+      (error: unknown) => {
+        this.#failure = error;
+        signal.raise();
+      },
+    );
+  }
+
+  #leaseRenewed(restarts: bigint | null): void {
+    const { orders, restartSeen, signal } = this.#c;
     if (restarts === null) {
       this.#isFenced = true;
-      this.#c.signal.raise();
+      signal.raise();
     } else if (restarts > restartSeen) {
       orders.restart = true;
+      signal.raise();
     }
   }
 
   /** What is done beside the traffic. */
   async #housekeeping(now: number): Promise<void> {
-    const { timing, db } = this.#c;
+    const { timing, db, workerId } = this.#c;
     if (now >= this.#tendAtMs) {
       await this.#tend(now);
     } else if (now >= this.#quietAtMs) {
@@ -256,10 +332,18 @@ export class Service {
       this.#isSilent = true;
       this.#lookout.sweep();
       await this.#tend(now);
+    } else if (this.#isSilent && this.#hasLeaseToYield) {
+      this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
+      await yieldLease(db, workerId);
     } else if (now >= this.#pingAtMs) {
       this.#lastPingMs = now;
       await db.ping(timing.pingEveryMs / 2);
     }
+  }
+
+  /** Whoever falls silent says that it holds nothing. Behind a pooler the lease is the only sign of life. */
+  get #hasLeaseToYield(): boolean {
+    return this.#c.listens && this.#c.flights.held === 0 && this.#leaseUntilMs > Number.NEGATIVE_INFINITY;
   }
 
   get #tendAtMs(): number {
@@ -318,12 +402,13 @@ export class Service {
   #idleMs(now: number): number | undefined {
     const { orders, flights } = this.#c;
     const next = Math.min(
-      this.#freeSlots > 0 ? (orders.stopping ? never : this.#lookout.dueAtMs) : this.#lookout.blockedAtMs + 1,
+      flights.freeSlots > 0 ? (orders.stopping ? never : this.#lookout.dueAtMs) : this.#lookout.blockedAtMs + 1,
       this.#tendAtMs,
       this.#quietAtMs,
       this.#pingAtMs,
       flights.held > 0 ? this.#renewAtMs : never,
       orders.restart ? this.#beganMs + restartEveryMs : never,
+      this.#isSilent && this.#hasLeaseToYield ? now : never,
     );
     return next === never ? undefined : Math.max(next - now, 0);
   }
@@ -331,10 +416,14 @@ export class Service {
   /** Gives up what is in the air and gives it back to the queue: any worker may send it again. */
   async releaseAll(): Promise<number> {
     const ids = this.#c.flights.giveUp();
+    await this.#release(ids);
+    return ids.length;
+  }
+
+  async #release(ids: readonly bigint[]): Promise<void> {
     if (ids.length > 0) {
       await release(this.#c.db, this.#c.workerId, ids);
     }
-    return ids.length;
   }
 
   /** Ends recording. To be called when the connection has been closed; resolves when nothing uses it any more. */

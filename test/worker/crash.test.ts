@@ -75,7 +75,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
   }
 
   test('killed with 1,000 requests in flight: another worker sends all that were not done', async () => {
-    const { url, sql } = await database(['pg_net.concurrency to 1000', 'pg_net.batch_size to 1000']);
+    const { url, sql } = await database(['pg_net.concurrency to 1400', 'pg_net.batch_size to 1000']);
     const receiver = await holdingReceiver();
     const first = startWorkerProcess(url);
     await sql.query(

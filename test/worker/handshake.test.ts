@@ -24,7 +24,8 @@ const never = 1_000_000_000;
 /** Lets the statements of a session pass one at a time, when asked to. */
 class Gate {
   #closed = false;
-  #waiting: { readonly name: string; readonly pass: () => void; readonly done: Promise<void> } | undefined;
+  /** In the order in which they were given; the worker may give two at once. */
+  #waiting: { readonly name: string; readonly pass: () => void; readonly done: Promise<void> }[] = [];
 
   close(): void {
     this.#closed = true;
@@ -32,18 +33,16 @@ class Gate {
 
   open(): void {
     this.#closed = false;
-    this.#waiting?.pass();
-    this.#waiting = undefined;
+    for (const waiting of this.#waiting.splice(0)) waiting.pass();
   }
 
   get waitingFor(): string | undefined {
-    return this.#waiting?.name;
+    return this.#waiting[0]?.name;
   }
 
   /** Lets the waiting statement run, and resolves when it has its answer. */
   async step(): Promise<void> {
-    const waiting = this.#waiting;
-    this.#waiting = undefined;
+    const waiting = this.#waiting.shift();
     waiting?.pass();
     await waiting?.done;
   }
@@ -60,7 +59,7 @@ class Gate {
           answered = resolve;
         });
         await new Promise<void>((resolve) => {
-          this.#waiting = { name: statement.name, pass: resolve, done };
+          this.#waiting.push({ name: statement.name, pass: resolve, done });
         });
       }
       try {

@@ -1,26 +1,38 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Horizon } from '../../src/store/wake.ts';
+import { Backlogs } from '../../src/worker/backlogs.ts';
+import { Flights } from '../../src/worker/flights.ts';
 import { LowWaterMark } from '../../src/worker/low-water.ts';
 
-/** A server in miniature: transactions take an id, then request ids; commits make rows visible; looks claim them in order. */
+/** How many waiting rows a look walks over at most, beside a backlog. */
+const walkRowsMax = 3;
+
+type Request = { readonly id: bigint; readonly origin: string };
+
+/**
+ * A server in miniature: transactions take an id, then request ids; commits make rows visible; looks claim them in order, and
+ * go by those of an origin with a backlog.
+ */
 class Model {
+  readonly mark = new LowWaterMark();
+  readonly backlogs = new Backlogs();
   #nextXid = 10n;
   #lastId = 0n;
   #lastEnded = 9n;
-  readonly running = new Map<bigint, bigint[]>();
-  visible: bigint[] = [];
-  lookedAt = 0;
+  readonly running = new Map<bigint, Request[]>();
+  visible: Request[] = [];
 
   begin(): void {
     this.running.set(this.#nextXid, []);
     this.#nextXid += 1n;
   }
 
-  enqueue(pick: number): void {
-    const ids = [...this.running.values()][pick % Math.max(this.running.size, 1)];
-    if (ids !== undefined) {
+  enqueue(pick: number, origin = 'a'): void {
+    const requests = [...this.running.values()][pick % Math.max(this.running.size, 1)];
+    if (requests !== undefined) {
       this.#lastId += 1n;
-      ids.push(this.#lastId);
+      requests.push({ id: this.#lastId, origin });
     }
   }
 
@@ -37,80 +49,126 @@ class Model {
     if (xid > this.#lastEnded) this.#lastEnded = xid;
   }
 
-  look(mark: LowWaterMark, limit: number, nowMs: number): void {
+  #horizon(): Horizon {
     // As PostgreSQL has it: xmax is one past the last transaction that has ended, and a snapshot does not list those beyond.
     const xmax = this.#lastEnded + 1n;
     const running = [...this.running.keys()].filter((xid) => xid < xmax);
-    mark.observe({ xmin: running[0] ?? xmax, xmax, running, lastId: this.#lastId }, nowMs);
-    // The claim takes a transaction id of its own and commits it.
+    const seen = { xmin: running[0] ?? xmax, xmax, running, lastId: this.#lastId };
+    // It takes a transaction id of its own after it has read the last id, and commits it.
     this.#ended(this.#nextXid);
     this.#nextXid += 1n;
-    const from = mark.afterId;
-    const found = this.visible.filter((id) => id > from).sort((a, b) => (a < b ? -1 : 1));
-    const taken = new Set(found.slice(0, limit));
-    this.visible = this.visible.filter((id) => !taken.has(id));
-    mark.looked(from, taken.size < limit, taken.size === 0 ? null : [...taken].reduce((a, b) => (a > b ? a : b)));
+    return seen;
+  }
+
+  /** A look of a pass; `asks` whether it asks where the transactions stand, `parks` the origins that it finds too much of. */
+  look(limit: number, nowMs: number, { asks = true, parks = [] as readonly string[] } = {}): void {
+    const stretch = this.mark.next();
+    const seen = asks ? this.#horizon() : undefined;
+    const { origins } = this.backlogs;
+    const { taken, upToId } = this.#claim(stretch.afterId, limit, (origin) => !origins.includes(origin));
+    if (stretch.kind === 'sweep') this.backlogs.swept(stretch.afterId);
+    for (const { origin } of taken) {
+      if (parks.includes(origin)) this.backlogs.open(origin, this.mark.id);
+    }
+    if (seen !== undefined) this.mark.observe(seen, stretch, nowMs);
+    this.mark.looked(stretch, upToId);
+  }
+
+  lookIntoBacklog(flights: Flights): void {
+    const look = this.backlogs.next(flights);
+    if (look !== undefined) {
+      const { upToId } = this.#claim(look.afterId, look.room, (origin) => origin === look.origin);
+      const sweepFrom = this.backlogs.looked(look.origin, upToId, this.mark.id);
+      if (sweepFrom !== undefined) this.mark.sweep(sweepFrom);
+    }
+  }
+
+  #claim(
+    afterId: bigint,
+    limit: number,
+    includes: (origin: string) => boolean,
+  ): { taken: Request[]; upToId: bigint | null } {
+    const waiting = this.visible.filter(({ id }) => id > afterId).sort((a, b) => (a.id < b.id ? -1 : 1));
+    const isLimited = this.backlogs.origins.length > 0;
+    const walked = isLimited ? waiting.slice(0, walkRowsMax) : waiting;
+    const taken = walked.filter(({ origin }) => includes(origin)).slice(0, limit);
+    this.visible = this.visible.filter((request) => !taken.includes(request));
+    const full = isLimited && walked.length === walkRowsMax ? walked.at(-1) : undefined;
+    return { taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
   }
 }
 
+const origin = fc.constantFrom('a', 'b', 'c');
 const step = fc.oneof(
   fc.record({ kind: fc.constant('begin' as const) }),
-  fc.record({ kind: fc.constant('enqueue' as const), pick: fc.nat(20) }),
+  fc.record({ kind: fc.constant('enqueue' as const), pick: fc.nat(20), origin }),
   fc.record({ kind: fc.constant('end' as const), pick: fc.nat(20), commit: fc.boolean() }),
-  fc.record({ kind: fc.constant('look' as const), limit: fc.integer({ min: 1, max: 4 }), passMs: fc.nat(1_500) }),
+  fc.record({
+    kind: fc.constant('look' as const),
+    limit: fc.integer({ min: 1, max: 4 }),
+    passMs: fc.nat(1_500),
+    asks: fc.boolean(),
+    parks: fc.subarray(['a', 'b', 'c']),
+  }),
+  fc.record({ kind: fc.constant('backlog' as const) }),
 );
+
+/** Lets every origin have room for two requests. */
+const roomy = Object.assign(new Flights(() => new Promise(() => {})), { slots: { total: 2, perOrigin: 2 } });
 
 describe('the low-water mark', () => {
   test('never leaves a committed request behind, whatever the order of commits and looks', () => {
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 120 }), (steps) => {
+      fc.property(fc.array(step, { maxLength: 120, size: 'max' }), (steps) => {
         const model = new Model();
-        const mark = new LowWaterMark();
         let nowMs = 0;
         for (const s of steps) {
           if (s.kind === 'begin') model.begin();
-          else if (s.kind === 'enqueue') model.enqueue(s.pick);
+          else if (s.kind === 'enqueue') model.enqueue(s.pick, s.origin);
           else if (s.kind === 'end') model.end(s.pick, s.commit);
+          else if (s.kind === 'backlog') model.lookIntoBacklog(roomy);
           else {
             nowMs += s.passMs;
-            model.look(mark, s.limit, nowMs);
+            model.look(s.limit, nowMs, s);
           }
         }
         // Everybody commits; a few looks must find all there is, without anybody asking for a sweep.
         while (model.running.size > 0) model.end(0, true);
-        for (let i = 0; i < 200 && model.visible.length > 0; i++) model.look(mark, 4, nowMs);
+        for (let i = 0; i < 400 && model.visible.length > 0; i++) {
+          model.look(4, nowMs);
+          model.lookIntoBacklog(roomy);
+        }
         expect(model.visible).toEqual([]);
       }),
-      { numRuns: 3_000 },
+      { numRuns: 20_000 },
     );
   });
 
   test('follows the traffic, so finished requests are not read again', () => {
     const model = new Model();
-    const mark = new LowWaterMark();
     for (let i = 0; i < 100; i++) {
       model.begin();
       model.enqueue(0);
       model.end(0, true);
-      model.look(mark, 10, i);
+      model.look(10, i);
     }
-    expect(mark.afterId).toBeGreaterThanOrEqual(98n);
+    expect(model.mark.id).toBeGreaterThanOrEqual(98n);
   });
 
   test('is not held back for long by one transaction that runs on', () => {
     const model = new Model();
-    const mark = new LowWaterMark();
     model.begin();
     model.enqueue(0);
     for (let i = 0; i < 100; i++) {
       model.begin();
       model.enqueue(1);
       model.end(1, true);
-      model.look(mark, 10, i * 100);
+      model.look(10, i * 100);
     }
-    expect(mark.afterId).toBeGreaterThan(50n);
+    expect(model.mark.id).toBeGreaterThan(50n);
     model.end(0, true);
-    model.look(mark, 10, 10_000);
+    model.look(10, 10_000);
+    model.look(10, 10_000);
     expect(model.visible).toEqual([]);
   });
 });

@@ -144,8 +144,9 @@ test('a group to record is bounded by its bytes, but for a single larger one', a
   const flights = new Flights(() =>
     Promise.resolve({ kind: 'reply', status: 200, headers: [], body, truncated: false, timings: noTimings }),
   );
+  flights.slots = { total: 10, perOrigin: 10 };
   for (let id = 1n; id <= 5n; id++) {
-    flights.start(
+    flights.take(
       {
         id,
         method: 'GET',
