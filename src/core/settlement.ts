@@ -67,7 +67,11 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
  * last, as pg_net does.
  */
 function headersToJson(headers: HeaderList): string {
-  return `{${headers.map(([name, value]) => `${JSON.stringify(storable(name))}:${JSON.stringify(storable(value))}`).join(',')}}`;
+  let json = '{';
+  for (const [name, value] of headers) {
+    json += `${json.length > 1 ? ',' : ''}${JSON.stringify(storable(name))}:${JSON.stringify(storable(value))}`;
+  }
+  return `${json}}`;
 }
 
 /** NUL is the one character that no text in PostgreSQL can hold. */

@@ -3,6 +3,9 @@ import type { Timings } from '../core/outcome.ts';
 /** What a request is waiting for: a name, a connection, or the exchange itself. */
 export type Phase = 'dns' | 'connect' | 'transfer';
 
+/** What can stop waiting when the request has its outcome. */
+export type Waiting = { stop(): void };
+
 /** The longest delay a Node.js timer takes (2^31 - 1 ms); more would fire at once. */
 const timerMsMax = 2_147_483_647;
 
@@ -14,12 +17,15 @@ export class Deadline {
   readonly timeoutMs: number;
   readonly #now: () => number;
   readonly #startedAtMs: number;
-  readonly #spentMs: Record<Phase, number> = { dns: 0, connect: 0, transfer: 0 };
+  #dnsMs = 0;
+  #connectMs = 0;
+  #transferMs = 0;
   #phase: Phase = 'connect';
   #phaseSinceMs: number;
   #timer: NodeJS.Timeout | undefined;
   #grace: NodeJS.Immediate | undefined;
-  #stop: (() => void) | undefined;
+  readonly #onExpiry: () => void;
+  #waiting: Waiting | (() => void) | undefined;
   #ended = false;
 
   /** Starts the clock. `onExpiry` is called once, unless {@link end} comes first. */
@@ -28,14 +34,18 @@ export class Deadline {
     this.#now = now;
     this.#startedAtMs = now();
     this.#phaseSinceMs = this.#startedAtMs;
-    // A process that was held up runs its overdue timers before it reads its sockets. What has arrived by then is an answer in
-    // time, so the deadline lets one round of reading go first.
-    const expire = (): void => {
-      this.#grace = setImmediate(onExpiry);
-    };
+    this.#onExpiry = onExpiry;
     // Not unref'd: a request in flight is work, and its timer is cleared with it. A lookup that never returns would
     // otherwise let the process exit with a promise pending.
-    this.#timer = setTimeout(expire, Math.min(Math.max(timeoutMs, 0), timerMsMax));
+    this.#timer = setTimeout(expire, Math.min(Math.max(timeoutMs, 0), timerMsMax), this);
+  }
+
+  /**
+   * A process that was held up runs its overdue timers before it reads its sockets. What has arrived by then is an answer in
+   * time, so the deadline lets one round of reading go first.
+   */
+  expire(): void {
+    this.#grace = setImmediate(this.#onExpiry);
   }
 
   get ended(): boolean {
@@ -45,7 +55,10 @@ export class Deadline {
   /** From now on time counts for `phase`. */
   enter(phase: Phase): void {
     const nowMs = this.#now();
-    this.#spentMs[this.#phase] += nowMs - this.#phaseSinceMs;
+    const spentMs = nowMs - this.#phaseSinceMs;
+    if (this.#phase === 'dns') this.#dnsMs += spentMs;
+    else if (this.#phase === 'connect') this.#connectMs += spentMs;
+    else this.#transferMs += spentMs;
     this.#phase = phase;
     this.#phaseSinceMs = nowMs;
   }
@@ -53,19 +66,18 @@ export class Deadline {
   /** Where the time went until now. */
   timings(): Timings {
     this.enter(this.#phase);
-    const { dns, connect, transfer } = this.#spentMs;
     return {
-      dnsMs: dns,
-      connectMs: connect,
-      transferMs: transfer,
+      dnsMs: this.#dnsMs,
+      connectMs: this.#connectMs,
+      transferMs: this.#transferMs,
       totalMs: this.#phaseSinceMs - this.#startedAtMs,
     };
   }
 
   /** Says how to stop what the request now waits for; undefined when it waits for nothing. Called at once if too late. */
-  onEnd(stop: (() => void) | undefined): void {
-    if (this.#ended) stop?.();
-    else this.#stop = stop;
+  onEnd(waiting: Waiting | (() => void) | undefined): void {
+    if (this.#ended) stop(waiting);
+    else this.#waiting = waiting;
   }
 
   /** The request has its outcome: stops the clock, and whatever is still under way for it. */
@@ -75,8 +87,17 @@ export class Deadline {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     clearImmediate(this.#grace);
-    const stop = this.#stop;
-    this.#stop = undefined;
-    stop?.();
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    stop(waiting);
   }
+}
+
+function expire(deadline: Deadline): void {
+  deadline.expire();
+}
+
+function stop(waiting: Waiting | (() => void) | undefined): void {
+  if (typeof waiting === 'function') waiting();
+  else waiting?.stop();
 }

@@ -1,7 +1,7 @@
 import type { Dispatcher } from 'undici';
 import type { HeaderList } from '../core/request.ts';
 import { type Connection, StaleConnection } from './connection.ts';
-import type { Deadline } from './deadline.ts';
+import type { Deadline, Waiting } from './deadline.ts';
 import { exchangeProblem, type Problem, problems } from './failures.ts';
 import type { Hop } from './hop.ts';
 import { redirectLocation } from './redirects.ts';
@@ -34,29 +34,25 @@ const noBody = new Uint8Array(0);
 const idempotentMethods = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE']);
 
 /**
- * Sends one hop over a connection and collects the reply up to `responseBytesMax`. Never rejects. When the deadline
- * ends first the connection is destroyed and a fault returned.
+ * Sends one hop over a connection, collects the reply up to `responseBytesMax`, and calls `settle` once; never throws. When
+ * the deadline ends first it is a fault. `settle` may be called from within undici.
  */
 export function exchange(
   connection: Connection,
   hop: Hop,
   responseBytesMax: number,
   deadline: Deadline,
-): Promise<Answer | Fault> {
-  return new Promise((resolve) => {
-    const collector = new Collector(connection, hop, responseBytesMax, (result) => {
-      deadline.onEnd(undefined);
-      resolve(result);
-    });
-    deadline.enter('transfer');
-    deadline.onEnd(() => collector.cancel());
-    if (deadline.ended) return;
-    try {
-      connection.dispatch(dispatchOptions(hop), collector);
-    } catch (error) {
-      collector.onError(error);
-    }
-  });
+  settle: (result: Answer | Fault) => void,
+): void {
+  const collector = new Collector(connection, hop, responseBytesMax, deadline, settle);
+  deadline.enter('transfer');
+  deadline.onEnd(collector);
+  if (deadline.ended) return;
+  try {
+    connection.dispatch(dispatchOptions(hop), collector);
+  } catch (error) {
+    collector.onError(error);
+  }
 }
 
 /** The undici options of a hop. */
@@ -64,13 +60,13 @@ function dispatchOptions(hop: Hop): Dispatcher.DispatchOptions & { servername: s
   const headers: string[] = [];
   for (const [name, value] of hop.headers) headers.push(name, value);
   return {
-    path: hop.url.pathname + hop.url.search,
+    path: hop.path,
     method: hop.method as Dispatcher.HttpMethod,
     headers,
     body: hop.body,
     // Always the same for a connection: undici would otherwise take it from a Host header, and drop the connection
     // each time it changes. The connector has long verified the certificate, for the URL's host.
-    servername: hop.url.hostname,
+    servername: hop.target.host,
   };
 }
 
@@ -79,10 +75,11 @@ function dispatchOptions(hop: Hop): Dispatcher.DispatchOptions & { servername: s
  * (onRequestStart and so on) are wrapped around these and parse every header into an object that loses order, case and
  * repetitions.
  */
-class Collector implements Dispatcher.DispatchHandler {
+class Collector implements Dispatcher.DispatchHandler, Waiting {
   readonly #connection: Connection;
   readonly #hop: Hop;
   readonly #responseBytesMax: number;
+  readonly #deadline: Deadline;
   #settle: ((result: Answer | Fault) => void) | undefined;
   #written = false;
   #replyBegun = false;
@@ -92,10 +89,17 @@ class Collector implements Dispatcher.DispatchHandler {
   #body: Uint8Array = noBody;
   #bodyBytes = 0;
 
-  constructor(connection: Connection, hop: Hop, responseBytesMax: number, settle: (result: Answer | Fault) => void) {
+  constructor(
+    connection: Connection,
+    hop: Hop,
+    responseBytesMax: number,
+    deadline: Deadline,
+    settle: (result: Answer | Fault) => void,
+  ) {
     this.#connection = connection;
     this.#hop = hop;
     this.#responseBytesMax = responseBytesMax;
+    this.#deadline = deadline;
     this.#settle = settle;
   }
 
@@ -141,12 +145,13 @@ class Collector implements Dispatcher.DispatchHandler {
       return;
     }
     this.#settle = undefined;
+    this.#deadline.onEnd(undefined);
     const progress = { replyBegun: this.#replyBegun, headersComplete: this.#status !== 0 };
     settle({ kind: 'fault', problem: exchangeProblem(error, progress), stale: this.#isStale(error) });
   }
 
   /** The request has its outcome already: leave the server at once. */
-  cancel(): void {
+  stop(): void {
     const settle = this.#settle;
     this.#settle = undefined;
     settle?.({ kind: 'fault', problem: problems.cancelled, stale: false });
@@ -156,6 +161,7 @@ class Collector implements Dispatcher.DispatchHandler {
     const settle = this.#settle;
     if (settle === undefined) return;
     this.#settle = undefined;
+    this.#deadline.onEnd(undefined);
     settle({
       kind: 'answer',
       status: this.#status,

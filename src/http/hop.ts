@@ -1,4 +1,5 @@
 import type { ClaimedRequest, HeaderList } from '../core/request.ts';
+import type { Target } from './connector.ts';
 import { type Problem, problem, problems } from './failures.ts';
 
 /** One message to one server: the request itself, or what a redirect made of it. */
@@ -6,6 +7,9 @@ export type Hop = {
   readonly kind: 'hop';
   /** Scheme http or https; user information and fragment removed. */
   readonly url: URL;
+  /** Where it goes, and what it asks for there: parts of the URL. */
+  readonly target: Target;
+  readonly path: string;
   readonly method: string;
   /** Everything that is sent beside Host, Connection and Content-Length; values hold one byte per character. */
   readonly headers: HeaderList;
@@ -34,19 +38,63 @@ const controlPattern = /[\u0000-\u0008\u000a-\u001f\u007f]/;
 const nonAsciiPattern = /[^\u0000-\u007f]/;
 const hostPattern = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(:\d{1,5})?$/;
 
-/** Makes the first hop of a request, or says why it cannot be sent as it is. */
-export function firstHop(request: ClaimedRequest, userAgent: string): Hop | Problem {
-  const url = parseUrl(request.row.url);
-  if (url.kind === 'problem') return url;
-  const method = canonicalMethod(request.row.method);
-  if (method === undefined) return problem('invalid_request', `Invalid method: ${quote(request.row.method)}`);
-  const { body } = request.row;
-  const headers = requestHeaders(request.headers, body?.byteLength ?? 0, userAgent, url.authorization);
-  if ('kind' in headers) return headers;
-  return { kind: 'hop', url: url.url, method, headers, body };
+/** URLs that are kept parsed: a queue's requests go to few of them, again and again. */
+const parsedUrlsMax = 64;
+
+/** Makes the first hops of requests. */
+export class FirstHops {
+  readonly #userAgent: string;
+  readonly #parsed = new Map<string, ParsedUrl>();
+
+  constructor(userAgent: string) {
+    this.#userAgent = userAgent;
+  }
+
+  /** The first hop of a request, or why it cannot be sent as it is. */
+  of(request: ClaimedRequest): Hop | Problem {
+    const parsed = this.#parse(request.row.url);
+    if (parsed.kind === 'problem') return parsed;
+    const method = canonicalMethod(request.row.method);
+    if (method === undefined) return problem('invalid_request', `Invalid method: ${quote(request.row.method)}`);
+    const { body } = request.row;
+    const { url, target, path, authorization } = parsed;
+    const headers = requestHeaders(request.headers, body?.byteLength ?? 0, this.#userAgent, authorization);
+    if ('kind' in headers) return headers;
+    return { kind: 'hop', url, target, path, method, headers, body };
+  }
+
+  #parse(text: string): ParsedUrl | Problem {
+    const known = this.#parsed.get(text);
+    if (known !== undefined) return known;
+    const parsed = parseUrl(text);
+    if (parsed.kind === 'url') {
+      const oldest = this.#parsed.size >= parsedUrlsMax ? this.#parsed.keys().next().value : undefined;
+      if (oldest !== undefined) this.#parsed.delete(oldest);
+      this.#parsed.set(text, parsed);
+    }
+    return parsed;
+  }
 }
 
-type ParsedUrl = { readonly kind: 'url'; readonly url: URL; readonly authorization: string | undefined };
+/** Where a URL points to. */
+export function targetOf(url: URL): Target {
+  const secure = url.protocol === 'https:';
+  const port = url.port === '' ? (secure ? 443 : 80) : Number(url.port);
+  return { origin: url.origin, secure, host: url.hostname, port };
+}
+
+/** What a URL asks for there. */
+export function pathOf(url: URL): string {
+  return url.pathname + url.search;
+}
+
+type ParsedUrl = {
+  readonly kind: 'url';
+  readonly url: URL;
+  readonly target: Target;
+  readonly path: string;
+  readonly authorization: string | undefined;
+};
 
 /** Parses an absolute http(s) URL; its credentials become the value of an Authorization header. */
 function parseUrl(text: string): ParsedUrl | Problem {
@@ -57,11 +105,14 @@ function parseUrl(text: string): ParsedUrl | Problem {
     return problems.invalidUrl;
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
-  if (url.username === '' && url.password === '') return { kind: 'url', url, authorization: undefined };
-  const credentials = Buffer.concat([percentDecoded(url.username), Buffer.from(':'), percentDecoded(url.password)]);
-  url.username = '';
-  url.password = '';
-  return { kind: 'url', url, authorization: `Basic ${credentials.toString('base64')}` };
+  let authorization: string | undefined;
+  if (url.username !== '' || url.password !== '') {
+    const credentials = Buffer.concat([percentDecoded(url.username), Buffer.from(':'), percentDecoded(url.password)]);
+    authorization = `Basic ${credentials.toString('base64')}`;
+    url.username = '';
+    url.password = '';
+  }
+  return { kind: 'url', url, target: targetOf(url), path: pathOf(url), authorization };
 }
 
 /** The bytes that were percent-encoded, which need not be UTF-8. */

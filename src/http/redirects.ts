@@ -1,6 +1,6 @@
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
-import type { Hop } from './hop.ts';
+import { type Hop, pathOf, targetOf } from './hop.ts';
 
 /**
  * What may go to another origin than the one the caller wrote down. Everything else might be a credential: `apikey`,
@@ -51,7 +51,7 @@ export function nextHop(hop: Hop, status: number, location: string): Hop | Probl
       return crossOriginHeaders.has(lower) && (bodyGoesAlong || !lower.startsWith('content-'));
     });
   }
-  return { kind: 'hop', url, method, headers, body };
+  return { kind: 'hop', url, target: targetOf(url), path: pathOf(url), method, headers, body };
 }
 
 function resolve(location: string, base: URL): URL | Problem {

@@ -1,7 +1,7 @@
 import type { Flights } from './flights.ts';
 
 /** A look into one origin's backlog. */
-export type BacklogLook = { readonly origin: string; readonly afterId: bigint; readonly room: number };
+export type BacklogLook = { readonly origin: string; readonly afterId: bigint; readonly wanted: number };
 
 type Backlog = {
   /** Up to here its requests have been taken. */
@@ -42,12 +42,12 @@ export class Backlogs {
     }
   }
 
-  /** The next backlog that has room, in turn; undefined where none has. */
+  /** The next backlog of which requests are wanted, in turn; undefined where there is none. */
   next(flights: Flights): BacklogLook | undefined {
     for (const [origin, { afterId }] of this.#open) {
-      const room = flights.roomFor(origin);
-      if (room > 0) {
-        return { origin, afterId, room };
+      const wanted = flights.wantedFor(origin);
+      if (wanted > 0) {
+        return { origin, afterId, wanted };
       }
     }
     return undefined;

@@ -17,6 +17,8 @@ type Lane = {
   inAir: number;
   /** Claimed and waiting for room, in the order of their claims. */
   readonly parked: Claimed[];
+  /** How many have landed since the last look for more. */
+  landed: number;
 };
 
 /**
@@ -71,13 +73,25 @@ export class Flights {
     return this.#landed.length > 0;
   }
 
-  /** How many more requests to the origin may be claimed now, so that all of them can begin at once. */
-  roomFor(origin: string): number {
+  /**
+   * How many more requests to the origin should be claimed now: those that can begin at once, and as many as have landed
+   * since the last time, so that they are here when others land. To one that does not answer, that is none.
+   */
+  wantedFor(origin: string): number {
     const lane = this.#lanes.get(origin);
     if (lane === undefined) {
       return this.#roomBeside(0);
     }
-    return lane.parked.length > 0 ? 0 : this.#roomBeside(lane.inAir);
+    const ahead = Math.min(lane.landed, this.slots.total);
+    return lane.parked.length * 2 > ahead ? 0 : this.#roomBeside(lane.inAir) + ahead - lane.parked.length;
+  }
+
+  /** A look for more requests to the origin begins. */
+  looking(origin: string): void {
+    const lane = this.#lanes.get(origin);
+    if (lane !== undefined) {
+      lane.landed = 0;
+    }
   }
 
   /** Each one that begins takes a free slot away, and with it a part of the share. */
@@ -92,7 +106,7 @@ export class Flights {
     const origin = originOf(row.url);
     let lane = this.#lanes.get(origin);
     if (lane === undefined) {
-      lane = { origin, inAir: 0, parked: [] };
+      lane = { origin, inAir: 0, parked: [], landed: 0 };
       this.#lanes.set(origin, lane);
     }
     if (lane.parked.length === 0 && this.#roomBeside(lane.inAir) > 0) {
@@ -129,6 +143,7 @@ export class Flights {
     void carryOut(row, this.#send).then((settlement) => {
       // A flight that was given up has been released or fenced: its answer is nobody's.
       if (this.#inAir.get(row.id) === flight) {
+        lane.landed += 1;
         this.#leave(row.id, lane);
         this.#landed.push({ workerId, settlement });
         this.onLanded();

@@ -11,6 +11,8 @@ const wakeWindowMs = 100;
 const slotsForWatch = 4;
 /** How often a look asks where the transactions stand, so that the low-water mark follows the traffic. */
 const horizonEveryMs = 20;
+/** How often a busy worker looks into the queue beside a backlog. */
+const besideEveryMs = 5;
 /** Beside a long writer, an owed look is repeated once a second. */
 const owedDelayMsMax = 1_000;
 
@@ -132,8 +134,8 @@ export class Lookout {
     return stretch;
   }
 
-  /** After a look that asked for `slots` requests: decides when to look next. */
-  async afterLook(stretch: Stretch, slots: number, claimed: Claimed, nowMs: number): Promise<void> {
+  /** After a look that asked for `slots` requests: decides when to look next. `beside`: it went by the requests of some origins. */
+  async afterLook(stretch: Stretch, slots: number, claimed: Claimed, nowMs: number, beside: boolean): Promise<void> {
     const seen = await this.#horizon;
     this.#horizon = undefined;
     if (seen !== undefined) {
@@ -153,7 +155,7 @@ export class Lookout {
         await this.#chooseMode(tookAll, slots, nowMs);
       }
     }
-    this.#lookAtMs = nowMs + this.#restMs();
+    this.#lookAtMs = nowMs + this.#restMs(beside);
   }
 
   /** A request was found beside the looks of the passes. */
@@ -234,9 +236,10 @@ export class Lookout {
     }
   }
 
-  #restMs(): number {
+  #restMs(beside: boolean): number {
     if (this.#watching) {
-      return this.#timing.watchEveryMs;
+      // Beside a backlog, which is looked into all the time, a look has more to walk over.
+      return beside ? besideEveryMs : this.#timing.watchEveryMs;
     }
     if (this.#owedXid !== undefined) {
       return this.#owedDelayMs;

@@ -231,7 +231,7 @@ export class Service {
       this.#backlogs.swept(stretch.afterId);
     }
     this.#take(claimed);
-    await this.#lookout.afterLook(stretch, slots, claimed, now());
+    await this.#lookout.afterLook(stretch, slots, claimed, now(), origins.length > 0);
     if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && origins.length === 0) {
       this.#drainsTold = drains;
       this.#sweepsForDrain = false;
@@ -239,9 +239,10 @@ export class Service {
     }
   }
 
-  async #lookIntoBacklog({ origin, afterId, room }: BacklogLook): Promise<void> {
-    const { db, settings, workerId, now } = this.#c;
-    const rows = Math.min(room, settings.batchSize);
+  async #lookIntoBacklog({ origin, afterId, wanted }: BacklogLook): Promise<void> {
+    const { db, flights, settings, workerId, now } = this.#c;
+    const rows = Math.min(wanted, settings.batchSize);
+    flights.looking(origin);
     const claimed = await claim(db, workerId, rows, afterId, { origins: [origin], included: true });
     if (claimed === null) {
       this.#doubtLease();

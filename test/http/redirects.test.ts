@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { HeaderList } from '../../src/core/request.ts';
-import type { Hop } from '../../src/http/hop.ts';
+import { type Hop, pathOf, targetOf } from '../../src/http/hop.ts';
 import { nextHop, redirectLocation } from '../../src/http/redirects.ts';
 import { expectFailure, expectReply, httpServer, request, scriptedServer, testClient, text } from './loopback.ts';
 
@@ -20,10 +20,13 @@ const harmless: HeaderList = [
   ['Content-Type', 'text/plain'],
 ];
 
-function hop(parts: Partial<Hop> = {}): Hop {
+function hop(parts: Partial<Omit<Hop, 'target' | 'path'>> = {}): Hop {
+  const url = parts.url ?? new URL('http://a.example/dir/page?q=1');
   return {
     kind: 'hop',
-    url: new URL('http://a.example/dir/page?q=1'),
+    url,
+    target: targetOf(url),
+    path: pathOf(url),
     method: 'POST',
     headers: [...harmless, ...secrets],
     body: Buffer.from('body'),

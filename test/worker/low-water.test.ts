@@ -77,7 +77,7 @@ class Model {
   lookIntoBacklog(flights: Flights): void {
     const look = this.backlogs.next(flights);
     if (look !== undefined) {
-      const { upToId } = this.#claim(look.afterId, look.room, (origin) => origin === look.origin);
+      const { upToId } = this.#claim(look.afterId, look.wanted, (origin) => origin === look.origin);
       const sweepFrom = this.backlogs.looked(look.origin, upToId, this.mark.id);
       if (sweepFrom !== undefined) this.mark.sweep(sweepFrom);
     }
