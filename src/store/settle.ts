@@ -6,7 +6,7 @@ import { PostgresError, type Row, type Session, type Statement } from '../postgr
  *
  * Fenced: the lock on the worker's own row excludes whoever would declare it dead, so either everything here happens
  * before that, or nothing. While our registration stands, nobody else can have taken a row of ours; one that is missing
- * was deleted by a user, and its response is recorded all the same.
+ * was deleted by a user, and its response is recorded all the same. Which that are is asked only where some are.
  */
 const settleStatement: Statement = {
   name: 'pgfetch_settle',
@@ -16,12 +16,15 @@ const settleStatement: Statement = {
     ),
     finished as materialized (
       select *
-      from unnest(
-        $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[], $9::boolean[],
-        $10::text[], $11::text[], $12::oid[], $13::oid[]
+      from rows from (
+        unnest(
+          $2::bigint[], $3::integer[], $4::text[], $6::text[], $7::bytea[], $8::boolean[], $9::boolean[],
+          $10::text[], $11::text[], $12::oid[], $13::oid[]
+        ),
+        pg_catalog.jsonb_array_elements($5::text::jsonb)
       ) as f (
-        id, status_code, content_type, headers, content, content_bytes, timed_out, truncated,
-        error_msg, error_code, login_role, set_role
+        id, status_code, content_type, content, content_bytes, timed_out, truncated,
+        error_msg, error_code, login_role, set_role, headers
       )
       where exists (select from me)
     ),
@@ -29,18 +32,18 @@ const settleStatement: Statement = {
       delete from net.http_request_queue q
       using finished f
       where q.id = f.id and q.claimed_by = $1
+      returning 1
     )
     insert into net._http_response (
       id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
       content_bytes, truncated, login_role, set_role, created
     )
     select
-      f.id, f.status_code, f.content_type, f.headers::jsonb, f.content, f.timed_out, f.error_msg, f.error_code,
-      f.content_bytes, f.truncated, f.login_role, f.set_role, pg_catalog.clock_timestamp()
+      f.id, f.status_code, f.content_type, nullif(f.headers, 'null'), f.content, coalesce(f.timed_out, false),
+      f.error_msg, f.error_code, f.content_bytes, f.truncated, f.login_role, f.set_role, pg_catalog.clock_timestamp()
     from finished f
-    where not exists (
-      select from net.http_request_queue q where q.id = f.id and q.claimed_by is distinct from $1
-    )
+    where (select pg_catalog.count(*) from done) = pg_catalog.cardinality($2)
+      or (select q.claimed_by is not distinct from $1 from net.http_request_queue q where q.id = f.id) is not false
     returning id`,
 };
 
@@ -87,22 +90,27 @@ const unstorableStatement: Statement = {
   text: 'select net._unstorable($1::bytea[]) as positions',
 };
 
+/** A column of the group; where it is null throughout, as several are in most groups, NULL is all that travels. */
+function column<T>(values: readonly (T | null)[]): readonly (T | null)[] | null {
+  return values.every((value) => value === null) ? null : values;
+}
+
 /** Records the group; returns the ids that are recorded. Fewer than given: the worker has lost its registration. */
 async function settleAll(session: Session, workerId: bigint, group: readonly Settlement[]): Promise<readonly bigint[]> {
   const rows = await session.query<Row & { id: bigint }>(settleStatement, [
     workerId,
-    group.map((s) => s.id.toString()),
-    group.map((s) => s.statusCode),
-    group.map((s) => s.contentType),
-    group.map((s) => s.headersJson),
-    group.map((s) => s.content),
-    group.map((s) => s.contentBytes),
-    group.map((s) => (s.timedOut ? 'true' : 'false')),
-    group.map((s) => (s.truncated === null ? null : s.truncated ? 'true' : 'false')),
-    group.map((s) => s.errorMessage),
-    group.map((s) => s.errorCode),
-    group.map((s) => s.loginRole),
-    group.map((s) => s.setRole),
+    group.map((s) => s.id),
+    column(group.map((s) => s.statusCode)),
+    column(group.map((s) => s.contentType)),
+    `[${group.map((s) => s.headersJson ?? 'null').join(',')}]`,
+    column(group.map((s) => s.content)),
+    column(group.map((s) => s.contentBytes)),
+    column(group.map((s) => s.timedOut || null)),
+    column(group.map((s) => s.truncated)),
+    column(group.map((s) => s.errorMessage)),
+    column(group.map((s) => s.errorCode)),
+    column(group.map((s) => s.loginRole)),
+    column(group.map((s) => s.setRole)),
   ]);
   return rows.map((row) => row.id);
 }
