@@ -1,4 +1,4 @@
--- The documented functions, and the one way into the queue that they share.
+-- The documented functions, and what they share.
 
 -- Raises for headers that cannot be sent; returns them with every value a string.
 -- API: private
@@ -12,6 +12,12 @@ as $$
 declare
   header record;
 begin
+  -- Strings without anything that JSON escapes, under names that are tokens: the usual ones.
+  if headers::text collate "C" ~ '^\{(("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+)?\}$'
+    and octet_length(headers::text) <= 65536
+  then
+    return headers;
+  end if;
   if jsonb_typeof(headers) <> 'object' then
     raise exception 'headers must be a JSON object, not %', jsonb_typeof(headers)
       using errcode = 'invalid_parameter_value',
@@ -47,17 +53,48 @@ begin
 end
 $$;
 
--- Raises for what cannot be sent; returns the headers as they are to be stored. Called for what the quick test in
--- net._enqueue did not pass.
+-- The headers of a JSON body: with its Content-Type, where there is none. NULL is as good as none.
 -- API: private
-create function net._checked_request(url text, headers jsonb, timeout_milliseconds integer)
+create function net._json_headers(headers jsonb)
   returns jsonb
   language plpgsql
   immutable
   parallel safe
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  content_type text;
 begin
+  if headers is null then
+    return '{"Content-Type": "application/json"}';
+  elsif jsonb_typeof(headers) = 'object' then
+    select h.value into content_type from jsonb_each_text(headers) h where lower(h.key) = 'content-type';
+    if not found then
+      return headers || '{"Content-Type": "application/json"}';
+    elsif content_type !~* '^application/json[[:blank:]]*(;|$)' then
+      raise exception 'Content-Type header must be "application/json"'
+        using errcode = 'invalid_parameter_value',
+              detail  = format('It is "%s".', left(content_type, 200)),
+              hint    = 'http_post sends its body as JSON. Leave the Content-Type out, or set it to application/json.';
+    end if;
+  end if;
+  return headers;
+end
+$$;
+
+-- The URL as it is to be requested, and the headers as they are to be stored; raises for what cannot be sent. For what is
+-- not plain.
+-- API: private
+create function net._checked_request(
+  inout url text, params jsonb, inout headers jsonb, timeout_milliseconds integer
+)
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  url := net._url_with_params(url, params);
   if url is null or timeout_milliseconds is null then
     -- As the column's constraint would, but without its DETAIL, which shows the whole row, Authorization header included.
     raise exception 'null value in column "%" of relation "http_request_queue" violates not-null constraint',
@@ -74,59 +111,68 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'Give between 1 and 86400000 milliseconds (one day); the default is 2000.';
   end if;
-  return net._checked_headers(headers);
+  headers := net._checked_headers(headers);
 end
 $$;
 
--- The one way into the queue: checks, inserts, wakes. Runs as the caller, and only the documented functions, which
--- belong to the schema's owner, may call it.
---
--- Every transaction that enqueues pays for each expression in here, so there are few: one test that the usual request
--- passes whole, one INSERT, and one look at the promise.
+-- What follows is written for speed, because every transaction that enqueues pays for it: the documented functions hold one
+-- test that the usual request passes whole, one INSERT, and one look at the promise, and call no function that the planner
+-- does not inline (LANGUAGE sql, no SET). PostgreSQL sets up each expression of a function anew in each transaction, so
+-- there are few, and rare cases are in functions of their own.
+
+-- Whether there is nothing to check or to encode: the usual request.
 -- API: private
-create function net._enqueue(method text, url text, headers jsonb, body bytea, timeout_milliseconds integer)
-  returns bigint
-  language plpgsql
+create function net._is_plain(url text, params jsonb, headers jsonb, timeout_milliseconds integer)
+  returns boolean
+  language sql
+  immutable
+  parallel safe
+as $$
+  select url collate "C" ~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$'
+    and params = '{}'
+    and (headers = '{}' or headers = '{"Content-Type": "application/json"}')
+    and timeout_milliseconds between 1 and 86400000
+    and pg_catalog.octet_length(url) <= 65536
+$$;
+
+-- Who asks: the login, and the role that it has SET.
+-- API: private
+create function net._login_role()
+  returns oid
+  language sql
+  stable
+  parallel safe
+as $$
+  select pg_catalog.to_regrole(pg_catalog.quote_ident(session_user))
+$$;
+
+-- API: private
+create function net._set_role()
+  returns oid
+  language sql
+  stable
+  parallel safe
+as $$
+  select pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
+$$;
+
+-- Whether a worker has promised to look by itself, so that nobody need be notified. To be asked after the INSERT.
+-- API: private
+create function net._is_promised()
+  returns boolean
+  language sql
   volatile
   parallel unsafe
 as $$
-declare
-  request_id bigint;
-begin
-  -- The transaction's id first, then the request's: the workers' low-water mark passes a request id only when every
-  -- transaction that had an id before it was given out has ended. (It is never null.)
-  if pg_catalog.pg_current_xact_id() is null
-    or coalesce(url collate "C" !~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$', true)
-    or pg_catalog.octet_length(url) > 65536
-    or (
-      headers not in ('{}', '{"Content-Type": "application/json"}')
-      -- Strings without anything that JSON escapes, under names that are tokens: the usual ones.
-      and (
-        headers::text collate "C" !~ '^\{("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+\}$'
-        or pg_catalog.octet_length(headers::text) > 65536
-      )
-    )
-    or coalesce(timeout_milliseconds not between 1 and 86400000, true)
-  then
-    headers := net._checked_request(url, headers, timeout_milliseconds);
-  end if;
-
-  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
-  values (
-    method, url, headers, body, timeout_milliseconds,
-    pg_catalog.to_regrole(pg_catalog.quote_ident(session_user)),
-    pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
+  select coalesce(
+    pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass)
+      > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000,
+    false
   )
-  returning id into request_id;
-
-  if coalesce(pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass), 0)
-    <= pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000
-  then
-    perform net._wake();
-  end if;
-  return request_id;
-end
 $$;
+
+-- The transaction's id (pg_current_xact_id, which is never null) comes before the request's: the workers' low-water mark
+-- passes a request id only when every transaction that had an id before it was given out has ended.
 
 -- API: public
 create function net.http_get(
@@ -148,11 +194,19 @@ create function net.http_get(
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  request_id bigint;
 begin
-  if params <> '{}' then
-    url := net._url_with_params(url, params);
+  if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
+    select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
   end if;
-  return net._enqueue('GET', url, headers, null, timeout_milliseconds);
+  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values ('GET', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role())
+  returning id into request_id;
+  if not net._is_promised() then
+    perform net._wake();
+  end if;
+  return request_id;
 end
 $$;
 
@@ -178,28 +232,25 @@ create function net.http_post(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  content_type text;
+  request_id bigint;
 begin
-  if headers is null then
-    headers := '{"Content-Type": "application/json"}';
-  elsif headers <> '{"Content-Type": "application/json"}' and jsonb_typeof(headers) = 'object' then
-    select h.value into content_type from jsonb_each_text(headers) h where lower(h.key) = 'content-type';
-    if not found then
-      headers := headers || '{"Content-Type": "application/json"}';
-    elsif content_type !~* '^application/json[[:blank:]]*(;|$)' then
-      raise exception 'Content-Type header must be "application/json"'
-        using errcode = 'invalid_parameter_value',
-              detail  = format('It is "%s".', left(content_type, 200)),
-              hint    = 'http_post sends its body as JSON. Leave the Content-Type out, or set it to application/json.';
-    end if;
+  if (pg_current_xact_id() is not null
+    and headers = '{"Content-Type": "application/json"}'
+    and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
+  then
+    select r.url, r.headers into url, headers
+    from net._checked_request(url, params, net._json_headers(headers), timeout_milliseconds) r;
   end if;
-  if params <> '{}' then
-    url := net._url_with_params(url, params);
+  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values (
+    'POST', url, headers, convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds,
+    net._login_role(), net._set_role()
+  )
+  returning id into request_id;
+  if not net._is_promised() then
+    perform net._wake();
   end if;
-  return net._enqueue(
-    'POST', url, headers,
-    convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds
-  );
+  return request_id;
 end
 $$;
 
@@ -223,10 +274,18 @@ create function net.http_delete(
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  request_id bigint;
 begin
-  if params <> '{}' then
-    url := net._url_with_params(url, params);
+  if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
+    select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
   end if;
-  return net._enqueue('DELETE', url, headers, null, timeout_milliseconds);
+  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values ('DELETE', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role())
+  returning id into request_id;
+  if not net._is_promised() then
+    perform net._wake();
+  end if;
+  return request_id;
 end
 $$;

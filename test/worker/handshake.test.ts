@@ -232,7 +232,7 @@ describe.each(['read committed', 'repeatable read', 'serializable'] as const)('u
   });
 });
 
-/** The steps that net._enqueue makes, one statement each, so that others can come between them. */
+/** The steps that net.http_get makes, one statement each, so that others can come between them. */
 function enqueueSteps(client: pg.Client, isolation: string, url: string) {
   return {
     // Fixes the snapshot of the stricter levels before anything else happens.
