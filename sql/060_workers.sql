@@ -62,6 +62,43 @@ as $$
   end
 $$;
 
+-- One row while the workers are to stay away from this database, for DROP DATABASE, CREATE DATABASE ... TEMPLATE, pg_upgrade
+-- or a migration; else none. Logged: a pause outlasts whatever it was made for.
+-- API: private
+create table net.pause (
+  singleton  boolean     not null default true primary key check (singleton),
+  since      timestamptz not null default clock_timestamp(),
+  -- The login that asked for it, by OID.
+  login_role oid         not null
+);
+
+-- Pauses the workers of this database, or lets them go on. A pause takes effect at commit: they claim no more, finish what
+-- is in flight, and leave, so that no session of theirs remains. Asking again for what is so already asks those workers
+-- again that have not heard; the pause stays that of who asked first.
+-- API: public
+create function net.set_paused(paused boolean)
+  returns void
+  language plpgsql
+  strict
+  volatile
+  parallel unsafe
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if paused then
+    insert into net.pause (login_role)
+    select r.oid from pg_roles r where r.rolname = session_user
+    on conflict do nothing;
+    -- They restart, and find the pause when they come back.
+    perform nextval('net.worker_restart_seq');
+    perform pg_notify('net_restart', '');
+  else
+    delete from net.pause;
+  end if;
+end
+$$;
+
 -- API: public
 create function net.check_worker_is_up()
   returns void
@@ -72,7 +109,14 @@ create function net.check_worker_is_up()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if not exists (select from net.worker w where net._session_lives(w.pid, w.backend_start, w.lease_until)) then
+  if exists (select from net.worker w where net._session_lives(w.pid, w.backend_start, w.lease_until)) then
+    return;
+  end if;
+  if exists (select from net.pause) then
+    raise exception 'the pg_net background worker is not up'
+      using detail = format('The workers of this database are paused since %s.', (select p.since from net.pause p)),
+            hint   = 'Let them go on with: pgfetch resume, or select net.set_paused(false). Requests are kept until then.';
+  else
     raise exception 'the pg_net background worker is not up'
       using detail = 'The pg_net background worker is down: no pgfetch worker is connected to this database.',
             hint   = 'Start one with: pgfetch worker --database-url <connection string>. Requests are kept until it is up.';

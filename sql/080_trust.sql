@@ -31,7 +31,7 @@ grant execute on function
 to public;
 
 grant select on net.settings to public;
-grant select on net.installation to public;
+grant select on net.installation, net.pause to public;
 grant select on net._http_response to public;
 grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role)
   on net.http_request_queue to public;
@@ -49,6 +49,7 @@ do $$
 begin
   if exists (select from pg_catalog.pg_roles where rolname = 'net_admin') then
     grant select on net.http_request_queue, net._http_response, net.worker to net_admin;
+    grant execute on function net.set_paused(boolean) to net_admin;
     create policy every_request on net.http_request_queue for select to net_admin using (true);
     create policy every_response on net._http_response for select to net_admin using (true);
   end if;

@@ -4,11 +4,13 @@ import { type Database, PostgresError } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { findDrift } from '../schema/drift.ts';
 import { inspectInstallation } from '../store/installation.ts';
+import type { Pause } from '../store/pause.ts';
 import { type RoleFacts, readRights } from '../store/rights.ts';
 import { readServer, type ServerFacts } from '../store/server.ts';
 import { readSettings, readTarget } from '../store/settings.ts';
 import { defaultStatusLimits, readQueue, readWorkers, type WorkerStatus } from '../store/status.ts';
-import { explain } from '../worker/explain.ts';
+import { describePause, explain } from '../worker/explain.ts';
+import { lacks } from '../worker/opening.ts';
 import { connectionStringOf } from './connection.ts';
 import { explainError } from './errors.ts';
 import { duration, print, printable, printJson } from './output.ts';
@@ -57,8 +59,8 @@ Examples:
 const marks = { ok: '✓', warning: '!', broken: '✗' } as const;
 
 function checkText({ name, state, message, advice }: Check): string {
-  const text = `${marks[state]} ${name}: ${printable(message)}`;
-  return advice === undefined ? text : `${text}\n    ${printable(advice)}`;
+  const [first = '', ...more] = [...message.split('\n'), ...(advice === undefined ? [] : [advice])];
+  return [`${marks[state]} ${name}: ${printable(first)}`, ...more.map((line) => `    ${printable(line)}`)].join('\n');
 }
 
 async function examine(connectionString: string): Promise<readonly Check[]> {
@@ -134,12 +136,14 @@ async function examineInstallation(db: Database, server: ServerFacts): Promise<r
     const name = installation.kind === 'no_rights' ? 'schema' : installation.kind;
     checks.push({ name, state: 'broken', message: explain(installation) });
   }
+  const paused = installation.kind === 'ready' ? installation.paused : null;
+  if (paused !== null) checks.push(pauseCheck(paused));
   if (installation.kind === 'no_rights') return checks;
   const rights = await readRights(db);
   checks.push(...rightsChecks(rights));
   checks.push(...(await asFarAsAllowed('drift', async () => [await driftCheck(db)])));
   checks.push(...(await asFarAsAllowed('settings', () => settingsChecks(db))));
-  checks.push(...(await asFarAsAllowed('queue', () => trafficChecks(db, server))));
+  checks.push(...(await asFarAsAllowed('queue', () => trafficChecks(db, server, paused))));
   return checks;
 }
 
@@ -177,7 +181,7 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
       {
         name: 'rights',
         state: 'broken',
-        message: `role ${quoted} cannot run a worker; it lacks ${role.missing.join(', ')}`,
+        message: `role ${quoted} cannot run a worker; ${lacks(role.missing)}`,
         advice: role.hasWorkerRole
           ? `As a superuser or the role that installed: GRANT net_worker TO ${quoted};`
           : 'The role net_worker does not exist here (the installer may not create roles): connect the worker as the owner of the schema net.',
@@ -228,7 +232,7 @@ async function settingsChecks(db: Database): Promise<readonly Check[]> {
   return checks;
 }
 
-async function trafficChecks(db: Database, server: ServerFacts): Promise<readonly Check[]> {
+async function trafficChecks(db: Database, server: ServerFacts, paused: Pause | null): Promise<readonly Check[]> {
   const workers = await readWorkers(db, defaultStatusLimits.workersMax);
   const queue = await readQueue(db, defaultStatusLimits.queueRowsMax);
   const alive = workers.filter(({ isAlive }) => isAlive);
@@ -236,23 +240,37 @@ async function trafficChecks(db: Database, server: ServerFacts): Promise<readonl
   const { oldest } = queue;
   const waitsMs = oldest?.ageMs ?? 0;
   if (oldest === null || waitsMs <= waitMaxMs) {
-    return [workerCheck(alive, server), { name: 'queue', state: 'ok', message: depth }];
+    return [workerCheck(alive, server, paused), { name: 'queue', state: 'ok', message: depth }];
   }
   return [
-    workerCheck(alive, server),
+    workerCheck(alive, server, paused),
     {
       name: 'queue',
       state: 'warning',
       message: `${depth}; request ${oldest.id} to ${redactUrl(oldest.url)} has waited for ${duration(waitsMs)}`,
       advice:
         alive.length === 0
-          ? 'It is sent as soon as a worker runs.'
+          ? paused !== null
+            ? 'It is sent after: pgfetch resume'
+            : 'It is sent as soon as a worker runs.'
           : 'The workers do not keep up, or rows were put in by hand (then: select net.wake();). See pgfetch status for slow or failing targets; raise pg_net.concurrency or start another worker.',
     },
   ];
 }
 
-function workerCheck(alive: readonly WorkerStatus[], { database }: ServerFacts): Check {
+function pauseCheck(paused: Pause): Check {
+  return {
+    name: 'pause',
+    state: 'broken',
+    message: `the workers are ${describePause(paused)}: requests wait`,
+    advice: 'When what it was made for is done: pgfetch resume',
+  };
+}
+
+function workerCheck(alive: readonly WorkerStatus[], { database }: ServerFacts, paused: Pause | null): Check {
+  if (alive.length === 0 && paused !== null) {
+    return { name: 'worker', state: 'ok', message: 'none is connected, because of the pause' };
+  }
   if (alive.length === 0) {
     return {
       name: 'worker',

@@ -6,6 +6,7 @@ import { addDevCommand } from './dev.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addEchoCommand } from './echo.ts';
 import { addInstallCommand } from './install.ts';
+import { addPauseCommand, addResumeCommand } from './pause.ts';
 import { addSqlCommand } from './sql.ts';
 import { addStatusCommand } from './status.ts';
 import { addUninstallCommand } from './uninstall.ts';
@@ -43,6 +44,8 @@ Examples:
     addWorkerCommand,
     addStatusCommand,
     addDoctorCommand,
+    addPauseCommand,
+    addResumeCommand,
     addSqlCommand,
     addAdoptCommand,
     addUninstallCommand,

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { Database } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
 import { readStatus, type Status } from '../store/status.ts';
-import { explain } from '../worker/explain.ts';
+import { describePause, explain } from '../worker/explain.ts';
 import { wholeNumber } from './arguments.ts';
 import { withDatabase } from './connection.ts';
 import { requireReadable } from './installation.ts';
@@ -80,6 +80,7 @@ function statusJson({ installation, status, at }: Look): object {
     at,
     database: installation.database,
     state: installation.kind,
+    paused: installation.kind === 'ready' ? installation.paused : null,
     queue: { ...status.queue, oldest: oldest === null ? null : { ...oldest, url: redactUrl(oldest.url) } },
     workers: status.workers,
     responses: status.responses,
@@ -91,13 +92,20 @@ function statusJson({ installation, status, at }: Look): object {
 function statusText({ installation, status, at }: Look): string {
   const sections = [
     `Database ${printable(installation.database)}, ${at.toISOString().slice(0, 19).replace('T', ' ')} UTC`,
-    installation.kind === 'ready' ? undefined : `! ${explain(installation)}`,
+    stateText(installation),
     queueText(status),
-    workersText(status),
+    workersText(installation, status),
     responsesText(status),
     errorsText(status, at),
   ];
   return sections.filter((section) => section !== undefined).join('\n\n');
+}
+
+function stateText(installation: Installation): string | undefined {
+  if (installation.kind !== 'ready') return `! ${explain(installation)}`;
+  const { paused } = installation;
+  if (paused === null) return undefined;
+  return `! The workers are ${printable(describePause(paused))}: requests wait. To let them go on: pgfetch resume`;
 }
 
 function queueText({ queue }: Status): string {
@@ -114,8 +122,13 @@ function queueText({ queue }: Status): string {
   return lines.join('\n');
 }
 
-function workersText({ workers }: Status): string {
-  if (workers.length === 0) return 'Workers: none. Requests wait until one runs: pgfetch worker';
+function workersText(installation: Installation, { workers }: Status): string {
+  if (workers.length === 0) {
+    const isPaused = installation.kind === 'ready' && installation.paused !== null;
+    return isPaused
+      ? 'Workers: none is connected, because of the pause'
+      : 'Workers: none. Requests wait until one runs: pgfetch worker';
+  }
   const rows = workers.map(({ id, name, version, role, isAlive, leaseMs, started }) => [
     `  ${isAlive ? '✓ alive' : '✗ gone'}`,
     String(id),

@@ -35,6 +35,11 @@ const forgetWorkersStatement: Statement = {
   name: 'pgfetch_adopt_workers',
   text: 'delete from net.worker',
 };
+/** Made before the copy was, by a login of the original: whoever adopts a copy wants it served. */
+const endPauseStatement: Statement = {
+  name: 'pgfetch_adopt_pause',
+  text: 'delete from net.pause returning since',
+};
 const freeStatement: Statement = {
   name: 'pgfetch_adopt_free',
   text: `
@@ -121,6 +126,7 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
       (await session.query<Row & { other_server: boolean }>(identifyStatement))[0]?.other_server === true;
     await session.query(forgetWorkersStatement);
     await session.query(withdrawStatement);
+    const wasPaused = (await session.query(endPauseStatement)).length > 0;
     const requests = await countOf(session, options.queue === 'discard' ? discardStatement : countStatement);
     await session.query(freeStatement);
     if (otherServer) {
@@ -134,6 +140,9 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
         ? `Deleted from the queue, not to be sent from here: ${discarded} request${discarded === 1 ? '' : 's'} of the original.`
         : `Kept in the queue, to be sent from here: ${requests} request${requests === 1 ? '' : 's'} of the original.`,
     ];
+    if (wasPaused) {
+      lines.push('The pause that was copied along is ended.');
+    }
     if (otherServer) {
       lines.push('What it holds was requested by roles of another server: only the owner and net_admin see it here.');
     }

@@ -1,4 +1,5 @@
 import { PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
+import { type Pause, readPause } from './pause.ts';
 
 /** The version of the schema that this code works with; a worker refuses any other. */
 export const schemaVersion = 1;
@@ -51,6 +52,8 @@ export type Installation =
       readonly role: string;
       readonly version: string;
       readonly isExtension: boolean;
+      /** Null: workers may serve it. */
+      readonly paused: Pause | null;
     };
 
 type Probe = Row & {
@@ -90,7 +93,8 @@ export async function inspectInstallation(session: Session): Promise<Installatio
     if (probe.in_recovery) {
       return { kind: 'standby', database };
     }
-    return { kind: 'ready', database, role, version: installed.version, isExtension: probe.is_extension };
+    const paused = await readPause(session);
+    return { kind: 'ready', database, role, version: installed.version, isExtension: probe.is_extension, paused };
   } catch (error) {
     if (error instanceof PostgresError && error.code === insufficientPrivilege) {
       return { kind: 'no_rights', database, role, message: error.message };

@@ -19,7 +19,7 @@ const registerStatement: Statement = {
         backend_start = excluded.backend_start,
         lease_until = excluded.lease_until,
         restart_seen = excluded.restart_seen
-    returning w.id, w.restart_seen`,
+    returning w.id, w.restart_seen, exists (select from net.pause) as is_paused`,
 };
 
 const renewLeaseStatement: Statement = {
@@ -46,6 +46,8 @@ export type Registration = {
   readonly workerId: bigint;
   /** The restart request that this registration already obeys. */
   readonly restartSeen: bigint;
+  /** Workers are to stay away: whoever finds that only now was about to miss the notification of it. */
+  readonly isPaused: boolean;
 };
 
 export type RegisterOptions = {
@@ -61,14 +63,14 @@ export type RegisterOptions = {
 
 /** Registers; null where `workerId` was given and is known no more: what it had claimed has been given to others. */
 export async function register(session: Session, options: RegisterOptions): Promise<Registration | null> {
-  const [row] = await session.query<Row & { id: bigint; restart_seen: bigint }>(registerStatement, [
+  const [row] = await session.query<Row & { id: bigint; restart_seen: bigint; is_paused: boolean }>(registerStatement, [
     options.workerId,
     options.name,
     options.version,
     options.ownsSession,
     options.leaseMs,
   ]);
-  return row === undefined ? null : { workerId: row.id, restartSeen: row.restart_seen };
+  return row === undefined ? null : { workerId: row.id, restartSeen: row.restart_seen, isPaused: row.is_paused };
 }
 
 /** Extends the lease; returns the number of restarts asked for so far, or null where the registration is gone. */

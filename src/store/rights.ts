@@ -18,7 +18,8 @@ const missingRightsStatement: Statement = {
         values
           ('net.http_request_queue', 'SELECT'), ('net.http_request_queue', 'DELETE'),
           ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
-          ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE')
+          ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
+          ('net.pause', 'SELECT')
       ) as t (name, privilege)
       union all
       select 'UPDATE (' || c.name || ') on table ' || c.of_table,

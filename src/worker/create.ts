@@ -7,7 +7,8 @@ import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { openPglite } from '../postgres/pglite.ts';
 import { sessionSettings } from '../store/session.ts';
-import { type Target, Worker, type WorkerLog } from './worker.ts';
+import type { Target } from './opening.ts';
+import { Worker, type WorkerLog } from './worker.ts';
 
 /**
  * What {@link createWorker} uses of a PGlite instance, written out so that this package's types need no other package. Every

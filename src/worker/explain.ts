@@ -1,4 +1,5 @@
 import { type Installation, schemaVersion } from '../store/installation.ts';
+import type { Pause } from '../store/pause.ts';
 
 /** What keeps a database from being served, and what to do about it. */
 export function explain(installation: Exclude<Installation, { kind: 'ready' }>): string {
@@ -17,6 +18,12 @@ export function explain(installation: Exclude<Installation, { kind: 'ready' }>):
     case 'standby':
       return `the server of database ${database} is a standby (read-only). Waiting until it is promoted; connect to the primary to serve now.`;
     case 'no_rights':
-      return `role ${JSON.stringify(installation.role)} may not serve database ${database}: ${installation.message}. Run as the schema's owner: GRANT net_worker TO ${JSON.stringify(installation.role)}.`;
+      return `role ${JSON.stringify(installation.role)} may not serve database ${database}: ${installation.message}${installation.message.includes('\n') ? '\n' : '. '}Run as the schema's owner: GRANT net_worker TO ${JSON.stringify(installation.role)}.`;
   }
+}
+
+/** `paused since 2026-11-21 12:00:00 UTC by alice` */
+export function describePause({ since, by }: Pause): string {
+  const instant = since.toISOString().slice(0, 19).replace('T', ' ');
+  return `paused since ${instant} UTC by ${by ?? 'a role that is gone'}`;
 }

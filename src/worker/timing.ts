@@ -16,6 +16,8 @@ export type Timing = {
   readonly reclaimEveryMs: number;
   /** How often a silent connection is checked for life (a protocol-level Sync, no statement). */
   readonly pingEveryMs: number;
+  /** How often a worker that a pause keeps away looks whether it has ended: by a short connection, since none may stay. */
+  readonly pausedEveryMs: number;
 };
 
 export const defaultTiming: Timing = Object.freeze({
@@ -27,4 +29,5 @@ export const defaultTiming: Timing = Object.freeze({
   quietMs: 1_000,
   reclaimEveryMs: 2_000,
   pingEveryMs: 30_000,
+  pausedEveryMs: 3_000,
 });

@@ -1,22 +1,19 @@
 import { EventEmitter } from 'node:events';
 import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
-import { ConnectionLost, type Database, PostgresError } from '../postgres/database.ts';
-import { type Installation, inspectInstallation } from '../store/installation.ts';
+import { ConnectionLost, type Database } from '../postgres/database.ts';
+import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
-import { deregister, register } from '../store/register.ts';
-import { readMissingRights } from '../store/rights.ts';
-import { readSettings, readTarget, type Settings } from '../store/settings.ts';
+import { deregister, type Registration, register } from '../store/register.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
-import { explain } from './explain.ts';
+import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
+import { messageOf, type Opened, openServed, type Ready, type Target } from './opening.ts';
+import { Pausing } from './pausing.ts';
 import type { Send } from './pipeline.ts';
 import { type Orders, Service } from './service.ts';
 import { Signal } from './signal.ts';
 import { defaultTiming, type Timing } from './timing.ts';
 import { watched } from './watchdog.ts';
-
-/** Where a session goes; what is missing is as in the connection string. */
-export type Target = { readonly database?: string; readonly user?: string };
 
 /** The lines that a worker writes. pino's loggers fit. */
 export type WorkerLog = {
@@ -32,6 +29,8 @@ export type WorkerEvents = {
   recorded: [ids: readonly bigint[]];
   /** It cannot serve; it goes on trying. Emitted once for the same problem. */
   problem: [Error];
+  /** The database is paused: it finishes what is in flight, stays away, and is `ready` again when the pause has ended. */
+  paused: [{ readonly database: string; readonly since: Date; readonly by: string | null }];
   /** It has stopped; nothing follows. */
   stopped: [];
 };
@@ -43,6 +42,8 @@ export type WorkerParts = {
   readonly send: Send;
   /** Called once, when the worker has stopped. */
   readonly dispose?: () => Promise<void>;
+  /** Serves where `connect({})` leads, whatever `pg_net.database_name` says. Default false. */
+  readonly staysInDatabase?: boolean;
   /** Where it runs, for people (`net.worker.name`). */
   readonly name: string;
   readonly version: string;
@@ -55,11 +56,6 @@ export type WorkerParts = {
   readonly now?: () => number;
   readonly random?: () => number;
 };
-
-/** Raised within, for what keeps a worker from serving: it says so once and tries again. */
-export class NotReady extends Error {
-  override readonly name = 'NotReady';
-}
 
 /** A connection that served this long was sound: what ends it is a new problem, and the backoff begins anew. */
 const healthyMs = 10_000;
@@ -81,7 +77,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   readonly #log: WorkerLog;
   readonly #flights: Flights;
   readonly #signal = new Signal();
-  readonly #orders: Orders = { stopping: false, restart: false, drains: 0 };
+  readonly #orders: Pick<Orders, 'stopping' | 'drains'> = { stopping: false, drains: 0 };
   #service: Service | undefined;
   #life: Promise<void> | undefined;
   #workerId: bigint | null = null;
@@ -94,6 +90,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
   /** Requests that are still claimed could not be given back: the registration stays, so that others see who held them. */
   #leavesBehind = false;
   #hasGivenUp = false;
+  readonly #pausing: Pausing;
+  #leaveTimer: NodeJS.Timeout | undefined;
 
   constructor(parts: WorkerParts) {
     super();
@@ -101,6 +99,12 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#timing = { ...defaultTiming, ...parts.timing };
     this.#log = parts.log ?? silentLog;
     this.#flights = new Flights(parts.send);
+    this.#pausing = new Pausing({
+      stopTimeoutMs: parts.stopTimeoutMs,
+      log: this.#log,
+      now: () => this.#now(),
+      onPaused: (database, pause) => this.emit('paused', { database, ...pause }),
+    });
   }
 
   /** How many requests this worker holds at the moment. */
@@ -191,7 +195,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
           this.#said.clear();
         }
         this.#report(error);
-        await this.#pause(backoffMs(failures, backoff, this.#parts.random));
+        await this.#rest(backoffMs(failures, backoff, this.#parts.random));
         failures += 1;
       }
     }
@@ -204,8 +208,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
     }
   }
 
-  /** Waits before the next try, or until the worker is told to stop. */
-  async #pause(forMs: number): Promise<void> {
+  /** Waits before the next look at the database, or until the worker is told to stop. */
+  async #rest(forMs: number): Promise<void> {
     const until = this.#now() + forMs;
     let left = forMs;
     while (left > 0 && !(this.#orders.stopping && (this.#flights.held === 0 || this.#hasGivenUp))) {
@@ -218,8 +222,28 @@ export class Worker extends EventEmitter<WorkerEvents> {
     return (this.#parts.now ?? ((): number => performance.now()))();
   }
 
+  /** Serves until the connection ends or the database is paused, and then waits before the next look. */
   async #serveOneConnection(): Promise<void> {
-    const { db: opened, settings, installation } = await this.#open();
+    const opened = await openServed({
+      connect: this.#parts.connect,
+      staysInDatabase: this.#parts.staysInDatabase === true,
+      warn: (message) => this.#log.warn({}, message),
+      report: (error) => this.#report(error),
+    });
+    const { database, paused } = opened.installation;
+    this.#pausing.note(database, paused, this.#flights.held);
+    if (paused !== null && this.#flights.held === 0) {
+      await this.#stayAway(opened.db);
+    } else {
+      await this.#serve(opened);
+    }
+    if (this.#workerId === null) {
+      await this.#rest(this.#timing.pausedEveryMs);
+    }
+  }
+
+  /** Serves over this connection until it ends; of a paused database only what is in flight. */
+  async #serve({ db: opened, settings, installation }: Opened): Promise<void> {
     // PGlite answers when its user's transaction has ended, however long that takes.
     const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
     // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
@@ -227,19 +251,23 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#db = db;
     this.#serviceSignal = signal;
     let service: Service | undefined;
+    const orders = new ConnectionOrders(this.#orders, () => void this.#obeyRestart(db, installation.database, orders));
     try {
-      const listens = await this.#listen(db, () => service);
+      const listens = await this.#listen(db, orders, () => service);
       const registration = await this.#register(db, listens);
-      this.#orders.restart = false;
+      if (registration.isPaused && installation.paused === null) {
+        orders.restart = true;
+      }
       service = new Service({
         db,
-        ...registration,
+        workerId: registration.workerId,
+        restartSeen: registration.restartSeen,
         settings,
         timing: this.#timing,
         listens,
         flights: this.#flights,
         signal,
-        orders: this.#orders,
+        orders,
         now: () => this.#now(),
         onRecorded: (ids) => this.emit('recorded', ids),
         onDrained: () => {
@@ -250,17 +278,18 @@ export class Worker extends EventEmitter<WorkerEvents> {
         warn: (message) => this.#log.warn({}, message),
       });
       this.#service = service;
-      this.#log.info(
-        { database: installation.database, role: installation.role, worker: Number(registration.workerId), listens },
-        listens ? 'serving' : 'serving by polling: notifications do not arrive on this connection',
-      );
-      this.emit('ready', { workerId: registration.workerId, database: installation.database, listens });
+      if (installation.paused === null) {
+        this.#announceReady(installation, registration.workerId, listens);
+      } else {
+        this.#leave(orders);
+      }
       const ended = db.ended.then((reason) => {
         throw reason ?? new ConnectionLost('the connection was closed');
       });
       const end = await Promise.race([service.run(), ended]);
       if (end === 'stopped' && !this.#leavesBehind) {
         await deregister(db, registration.workerId);
+        this.#workerId = null;
       } else if (end === 'fenced') {
         this.#log.warn(
           {},
@@ -268,6 +297,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         );
       }
     } finally {
+      clearTimeout(this.#leaveTimer);
       this.#service = undefined;
       this.#serviceSignal = undefined;
       this.#db = undefined;
@@ -276,59 +306,71 @@ export class Worker extends EventEmitter<WorkerEvents> {
     }
   }
 
-  /** Connects, and once more to where the server's settings say; refuses what is not to be served. */
-  async #open(): Promise<{ db: Database; settings: Settings; installation: Ready }> {
-    let db = await this.#parts.connect({});
+  #announceReady({ database, role }: Ready, workerId: bigint, listens: boolean): void {
+    this.#log.info(
+      { database, role, worker: Number(workerId), listens },
+      listens ? 'serving' : 'serving by polling: notifications do not arrive on this connection',
+    );
+    this.emit('ready', { workerId, database, listens });
+  }
+
+  /** Paused, and nothing in flight: no registration and no session remain, and a short connection looks whether it goes on. */
+  async #stayAway(db: Database): Promise<void> {
     try {
-      let found = await examine(db);
-      const target = await readTarget(db, found.settings);
-      const other = target === null ? null : await this.#connectTo(target);
-      if (other !== null) {
-        await db.close();
-        db = other;
-        found = await examine(db);
+      if (this.#workerId !== null) {
+        await deregister(db, this.#workerId);
+        this.#workerId = null;
       }
-      if (found.settings === null) {
-        throw new NotReady(explain(found.installation));
-      }
-      for (const problem of found.settings.problems) {
-        this.#log.warn({}, problem);
-      }
-      return { db, ...found };
-    } catch (error) {
+    } finally {
       await db.close();
-      throw error;
     }
   }
 
-  /** The session that the server's settings ask for; null, and a word about it, where that fails. */
-  async #connectTo(target: Target): Promise<Database | null> {
+  /** A restart has been asked for, or a pause. */
+  async #obeyRestart(db: Database, database: string, orders: ConnectionOrders): Promise<void> {
+    const paused = await readPause(db).catch(() => null);
+    if (this.#db !== db) {
+      return;
+    }
+    if (paused === null) {
+      orders.obeyRestart();
+    } else {
+      this.#pausing.note(database, paused, this.#flights.held);
+      this.#leave(orders);
+    }
+    this.#raise();
+  }
+
+  /** Of a paused database only what is in flight is finished; what takes too long is given back. */
+  #leave(orders: ConnectionOrders): void {
+    orders.leave();
+    this.#leaveTimer = setTimeout(() => void this.#giveBack(), this.#pausing.leftMs ?? 0);
+  }
+
+  async #giveBack(): Promise<void> {
     try {
-      return await this.#parts.connect(target);
+      const released = await this.#service?.releaseAll();
+      this.#log.warn({ released }, `paused with ${released} requests in flight: they are given back to the queue`);
     } catch (error) {
-      this.#report(
-        new NotReady(
-          `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${messageOf(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
-        ),
-      );
-      return null;
+      // The connection is at its end. What could not be given back comes free when a worker starts after the pause.
+      this.#report(error);
     }
+    this.#raise();
   }
 
-  async #listen(db: Database, service: () => Service | undefined): Promise<boolean> {
+  async #listen(db: Database, orders: Orders, service: () => Service | undefined): Promise<boolean> {
     const listens = await db.listen(wakeChannel, () => service()?.wake());
     if (listens) {
       await db.listen(promiseChannel, () => service()?.promiseAnnounced());
       await db.listen(restartChannel, () => {
-        this.#orders.restart = true;
-        this.#raise();
+        orders.restart = true;
       });
     }
     return listens;
   }
 
   /** Registers, under the old id where that still stands; frees what dead workers held. */
-  async #register(db: Database, ownsSession: boolean): Promise<{ workerId: bigint; restartSeen: bigint }> {
+  async #register(db: Database, ownsSession: boolean): Promise<Registration> {
     const options = {
       name: this.#parts.name,
       version: this.#parts.version,
@@ -363,31 +405,4 @@ export class Worker extends EventEmitter<WorkerEvents> {
       this.emit('problem', error instanceof Error ? error : new Error(message));
     }
   }
-}
-
-type Ready = Extract<Installation, { kind: 'ready' }>;
-
-/** What a database has to serve, and the settings to do it by; null where it is not to be served, or not by this role. */
-type Found =
-  | { readonly installation: Ready; readonly settings: Settings }
-  | { readonly installation: Exclude<Installation, { kind: 'ready' }>; readonly settings: null };
-
-async function examine(db: Database): Promise<Found> {
-  const installation = await inspectInstallation(db);
-  if (installation.kind !== 'ready') {
-    return { installation, settings: null };
-  }
-  const missing = await readMissingRights(db);
-  if (missing.length > 0) {
-    const message = `it lacks ${missing.join(', ')}`;
-    return { installation: { ...installation, kind: 'no_rights', message }, settings: null };
-  }
-  return { installation, settings: await readSettings(db) };
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof PostgresError) {
-    return `${error.message} (SQLSTATE ${error.code})${error.hint === undefined ? '' : `. ${error.hint}`}`;
-  }
-  return error instanceof Error ? error.message : String(error);
 }

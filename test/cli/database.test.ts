@@ -262,9 +262,12 @@ describe('doctor', () => {
     url.username = 'cli_plain';
     const powerless = await examine(url.href);
     expect(powerless.status).toBe(1);
+    expect((await runCli(['doctor', '-d', url.href])).stdout).toMatch(/^✗ rights: .*it lacks\n {6}- .*\n {6}- /m);
     expect(named(powerless, 'rights')).toMatchObject({
       state: 'broken',
-      message: expect.stringMatching(/DELETE on table net\.http_request_queue.*rows of other roles/),
+      message: expect.stringMatching(
+        /it lacks\n {2}- DELETE on table net\.http_request_queue\n( {2}- .*\n){8} {2}and \d+ more$/,
+      ),
       advice: expect.stringMatching(/GRANT net_worker TO "cli_plain"/),
     });
     await client.query('grant net_worker to cli_plain');
@@ -323,4 +326,60 @@ test('adopt lets a copy be served, with the queue discarded or kept', async () =
   expect(JSON.parse(adopted.stdout)).toMatchObject({ kind: 'adopted', discarded: 1 });
   expect((await cli('adopt', '--queue', 'keep')).status).toBe(0);
   expect((await cli('status')).stdout).not.toMatch(/copy/);
+});
+
+describe('pause and resume', () => {
+  test('the worker leaves, status and doctor say so, and it comes back', async () => {
+    await cli('install');
+    const worker = await startCli(['worker', '--allow', 'loopback', '--log-format', 'json'], {
+      env: { DATABASE_URL: database.url },
+    });
+    await worker.output(/"msg":"serving"/);
+    const paused = await cli('pause');
+    expect(paused).toMatchObject({ status: 0, stdout: expect.stringMatching(/is paused since .* by postgres/) });
+    expect(paused.stdout).toMatch(/DROP DATABASE[\s\S]*pgfetch resume/);
+    const { rows } = await client.query(
+      'select application_name from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()',
+    );
+    expect(rows).toEqual([]);
+    await client.query(`select net.http_get('http://127.0.0.1:1/')`);
+    expect((await cli('status')).stdout).toMatch(/! The workers are paused since .* by postgres.*pgfetch resume/);
+    expect(JSON.parse((await cli('status', '--json')).stdout)).toMatchObject({ paused: { by: 'postgres' } });
+    const doctor = await cli('doctor');
+    expect(doctor).toMatchObject({ status: 1, stdout: expect.stringMatching(/✗ pause: the workers are paused since/) });
+    expect(doctor.stdout).toMatch(/✓ worker: none is connected, because of the pause/);
+    // Once more is no failure, and changes nothing.
+    expect(JSON.parse((await cli('pause', '--json')).stdout)).toMatchObject({
+      paused: { by: 'postgres' },
+      sessions: [],
+    });
+    const resumed = await cli('resume');
+    expect(resumed).toMatchObject({ status: 0, stdout: expect.stringMatching(/was paused since .* go on/) });
+    await worker.output(/the pause has ended/);
+    expect((await cli('resume')).stdout).toMatch(/was not paused/);
+    worker.signal('SIGTERM');
+    expect((await worker.ended).status).toBe(0);
+  });
+
+  test('pause shows whom it waits for, and gives up after --timeout', async () => {
+    await cli('install');
+    const busy = new pg.Client({ connectionString: database.url, application_name: 'pg_net 9.9.9' });
+    await busy.connect();
+    const { status, stderr } = await cli('pause', '--timeout', '1');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^Waiting for pg_net 9\.9\.9 \(server process \d+\)\n/);
+    expect(stderr).toMatch(/is paused, but not every worker has left.*pgfetch resume/);
+    await busy.end();
+  });
+
+  test('without the rights it says who may', async () => {
+    await cli('install');
+    await client.query('create role cli_plain login');
+    const url = database.url.replace('postgres@', 'cli_plain@');
+    for (const command of ['pause', 'resume']) {
+      const { status, stderr } = await runCli([command, '-d', url]);
+      expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringMatching(/may not .*net_admin/) });
+    }
+    await client.query('drop role cli_plain');
+  });
 });

@@ -16,7 +16,8 @@ import { connectPg } from '../../src/postgres/pg.ts';
 import { openPglite } from '../../src/postgres/pglite.ts';
 import { extensionFiles } from '../../src/schema/scripts.ts';
 import { sessionSettings } from '../../src/store/session.ts';
-import { type Target, Worker, type WorkerLog, type WorkerParts } from '../../src/worker/worker.ts';
+import type { Target } from '../../src/worker/opening.ts';
+import { Worker, type WorkerLog, type WorkerParts } from '../../src/worker/worker.ts';
 import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
 
 /**

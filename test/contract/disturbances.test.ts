@@ -116,6 +116,25 @@ describe.each(backends)('$name', (backend) => {
     expect(gate.waitingMost()).toBe(1);
   });
 
+  test('net.set_paused(true) lets what is in flight finish and holds the rest back, until net.set_paused(false)', async () => {
+    const stage = await backend.open({ worker: false });
+    const gate = await startGate();
+    const worker = await stage.startWorker({ timing: { pausedEveryMs: 10 }, stopTimeoutMs: 30_000 });
+    const inFlight = await stage.get(gate.url, 60_000);
+    await stage.until(() => gate.waiting() === 1, 'it is in flight');
+    const paused = new Promise((resolve) => worker.once('paused', resolve));
+    await stage.sql.query('select net.set_paused(true)');
+    await paused;
+    const later = await stage.get('/get');
+    gate.open();
+    expect(await stage.response(inFlight)).toMatchObject({ status_code: 200, content: 'opened' });
+    await stage.until(async () => (await stage.count('net.worker')) === 0, 'the worker has left');
+    expect(stage.receivedPaths).toEqual([]);
+    await stage.sql.query('select net.set_paused(false)');
+    expect(await stage.response(later)).toMatchObject({ status_code: 200 });
+    expect(gate.waitingMost()).toBe(1);
+  });
+
   test('net.check_worker_is_up() tells whether a worker is', async () => {
     const stage = await backend.open({ worker: false });
     const down = 'the pg_net background worker is not up';

@@ -126,6 +126,7 @@ async function startRig(url: string): Promise<Rig> {
       quietMs: never,
       reclaimEveryMs: never,
       pingEveryMs: never,
+      pausedEveryMs: never,
       lingerMs: 5,
     },
     listens: true,
