@@ -1,3 +1,4 @@
+export type { FleetOptions } from './config/fleet-config.ts';
 export { ConfigError, type WorkerOptions } from './config/worker-config.ts';
 export { type EchoOptions, type EchoRequest, type EchoServer, startEchoServer } from './embedded/echo.ts';
 export { EmbeddedServerError, EmbeddedServerRunningError } from './embedded/errors.ts';
@@ -19,4 +20,6 @@ export { type InstallOptions, type InstallReport, install } from './schema/insta
 export type { ScriptOptions } from './schema/scripts.ts';
 export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
 export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
+export { type CreateFleetOptions, createFleet } from './worker/create-fleet.ts';
+export type { Fleet, FleetDatabase, FleetEvents } from './worker/fleet.ts';
 export type { Worker, WorkerEvents, WorkerLog } from './worker/worker.ts';

@@ -1,7 +1,7 @@
 import { relative, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { type EchoServer, startEchoServer } from '../embedded/echo.ts';
-import { EmbeddedServerError, EmbeddedServerRunningError } from '../embedded/errors.ts';
+import { EmbeddedServerRunningError } from '../embedded/errors.ts';
 import { startEmbeddedPostgres } from '../embedded/pg-net-server.ts';
 import { startEmbeddedPglite } from '../embedded/pglite.ts';
 import type { Database } from '../postgres/database.ts';
@@ -12,7 +12,7 @@ import { explain } from '../worker/explain.ts';
 import type { Worker } from '../worker/worker.ts';
 import { port } from './arguments.ts';
 import { defaultEchoPort } from './echo.ts';
-import { CliError, UsageError } from './errors.ts';
+import { CliError, UsageError, withPortOption } from './errors.ts';
 import { showFirstRequest } from './first-request.ts';
 import { createLog } from './log.ts';
 import { print } from './output.ts';
@@ -135,14 +135,6 @@ async function startServer(options: DevOptions): Promise<DevServer> {
     exited: server.exited.then(() => 'exited' as const),
     stop: () => server.stop(),
   };
-}
-
-/** Says which option chooses the port that an error is about. */
-function withPortOption(error: unknown, option: string): unknown {
-  if (!(error instanceof EmbeddedServerError) || !/choose another port/.test(error.message)) return error;
-  return new CliError(error.message.replace('choose another port', `choose another port with ${option}`), {
-    cause: error,
-  });
 }
 
 async function createExtension(db: Database): Promise<void> {

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { startEchoServer } from '../embedded/echo.ts';
 import { port } from './arguments.ts';
+import { withPortOption } from './errors.ts';
 import { print, printable } from './output.ts';
 import { redactUrl } from './redact.ts';
 import { untilStopSignal } from './signals.ts';
@@ -31,6 +32,8 @@ Examples:
       const server = await startEchoServer({
         port: options.port,
         ...(options.quiet === true ? {} : { onRequest: ({ method, path }) => print(`${method} ${shownPath(path)}`) }),
+      }).catch((error: unknown) => {
+        throw withPortOption(error, '--port');
       });
       print(`Echo server: ${server.url} (Ctrl-C stops it)`);
       await stop.signal;

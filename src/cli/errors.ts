@@ -27,6 +27,14 @@ export function reportError(error: unknown): number {
   return error instanceof CommanderError || error instanceof UsageError || error instanceof ConfigError ? 2 : 1;
 }
 
+/** Says which option chooses the port that an error is about. */
+export function withPortOption(error: unknown, option: string): unknown {
+  if (!(error instanceof EmbeddedServerError) || !/choose another port/.test(error.message)) return error;
+  return new CliError(error.message.replace('choose another port', `choose another port with ${option}`), {
+    cause: error,
+  });
+}
+
 function stackOf(error: Error): string {
   const own = error.stack ?? String(error);
   return error.cause instanceof Error ? `${own}\ncaused by ${stackOf(error.cause)}` : own;

@@ -10,17 +10,26 @@ const starterEveryMs = 500;
  *
  * Started by npm, there is a shell in between, which dies of a SIGTERM and passes nothing on: its end counts as one.
  */
-export function untilStopSignal(now: () => number = () => performance.now()): {
+export function untilStopSignal(
+  options: {
+    readonly now?: () => number;
+    /** What SIGHUP does instead of stopping, unless it means that the terminal has been closed. */
+    readonly onHangup?: () => void;
+  } = {},
+): {
   readonly signal: Promise<StopSignal>;
   ignore(): void;
 } {
+  const { now = () => performance.now(), onHangup } = options;
   let first: { readonly name: StopSignal; readonly atMs: number } | undefined;
   let resolveSignal: (name: StopSignal) => void = () => {};
   const signal = new Promise<StopSignal>((resolve) => {
     resolveSignal = resolve;
   });
   const handle = (name: StopSignal): void => {
-    if (first === undefined) {
+    if (name === 'SIGHUP' && onHangup !== undefined && !process.stderr.isTTY) {
+      onHangup();
+    } else if (first === undefined) {
       first = { name, atMs: now() };
       resolveSignal(name);
     } else if (name !== 'SIGINT' || first.name !== 'SIGINT' || now() - first.atMs > echoedInterruptMs) {

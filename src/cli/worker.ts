@@ -1,14 +1,19 @@
 import { type Command, Option } from 'commander';
-import { ConfigError } from '../config/worker-config.ts';
+import { ConfigError, type WorkerOptions } from '../config/worker-config.ts';
+import { endpointOf, serverOf } from '../postgres/endpoint.ts';
 import { createWorker } from '../worker/create.ts';
-import type { Worker } from '../worker/worker.ts';
-import { collect } from './arguments.ts';
+import { createFleet } from '../worker/create-fleet.ts';
+import { withFields } from '../worker/members.ts';
+import type { WorkerLog } from '../worker/worker.ts';
+import { collect, wholeNumber } from './arguments.ts';
 import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
 import { untilStopSignal } from './signals.ts';
 
 type WorkerCommandOptions = {
+  allDatabases?: boolean;
+  rescan?: number;
   allow?: readonly string[];
   deny?: readonly string[];
   stopTimeout?: number;
@@ -36,6 +41,12 @@ export function addWorkerCommand(program: Command): void {
   program
     .command('worker')
     .description('send the requests of one database or several and record their responses, until it is stopped')
+    .option('--all-databases', 'serve every database of the server in which pgfetch is installed')
+    .option(
+      '--rescan <seconds>',
+      'with --all-databases: how often to look for new ones (default: 300)',
+      wholeNumber(1, 86_400),
+    )
     .option(
       '--allow <network>',
       'let requests reach it: CIDR block, host name, loopback, private, all; repeatable',
@@ -61,53 +72,137 @@ Only the public internet can be reached unless --allow says more. SIGTERM and SI
 what is in flight, and gives the rest back; a second signal ends it at once. What concerns the queue itself is set in the
 database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (select * from net.settings).
 
+With --all-databases each -d names a server, by any database of it. SIGHUP makes it look at once which databases there are.
+
 Examples:
   pgfetch worker -d postgres://net_worker_login@db.example.com/app
   pgfetch worker -d postgres://host/app -d postgres://host/shop      several databases, one process
+  pgfetch worker --all-databases -d postgres://host/postgres         every database of a server
   pgfetch worker --allow 10.1.0.0/16 --allow api.internal
   pgfetch worker --allow loopback             for development
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
 `,
     )
     .action(async (options: WorkerCommandOptions, command: Command) => {
+      const connectionStrings = connectionStringsOf(command);
       const log = createLog(options.logFormat);
-      // One worker a database, each with a session, slots and a log of its own: one that is down disturbs none of the others.
-      const workers = connectionStringsOf(command).map((connectionString) =>
-        makeWorker(options, connectionString, log),
-      );
-      const stop = untilStopSignal();
-      const stopped = Promise.all(
-        workers.map((worker) => new Promise<void>((resolve) => worker.once('stopped', resolve))),
-      );
-      await Promise.all(workers.map((worker) => worker.start({ wait: false })));
-      const reason = await Promise.race([stop.signal, stopped.then(() => 'stopped' as const)]);
-      if (reason !== 'stopped') {
-        log.info({ held: workers.reduce((sum, worker) => sum + worker.held, 0) }, `${reason}: stopping`);
+      if (options.allDatabases === true) {
+        await serveServers(options, connectionStrings, log);
+        return;
       }
-      await Promise.all(workers.map((worker) => worker.stop()));
-      stop.ignore();
+      if (options.rescan !== undefined) throw new UsageError('--rescan goes with --all-databases.');
+      await serveDatabases(options, connectionStrings, log);
     });
 }
 
-function makeWorker(
+/** One worker a database, each with a session, slots and a log of its own: one that is down disturbs none of the others. */
+async function serveDatabases(
   options: WorkerCommandOptions,
-  connectionString: string,
-  log: ReturnType<typeof createLog>,
-): Worker {
-  const { allow = [], deny = [], stopTimeout, lease, poll, responseLimit, prepare, name } = options;
-  try {
-    return createWorker({
-      connectionString,
-      allow,
-      deny,
-      prepare,
+  connectionStrings: readonly string[],
+  log: WorkerLog,
+): Promise<void> {
+  const workers = distinct(connectionStrings, log).map(({ connectionString, fields }) =>
+    checked(options, () => createWorker({ ...workerOptions(options), connectionString, log: withFields(log, fields) })),
+  );
+  const stop = untilStopSignal();
+  const stopped = Promise.all(workers.map((worker) => new Promise<void>((resolve) => worker.once('stopped', resolve))));
+  await Promise.all(workers.map((worker) => worker.start({ wait: false })));
+  const reason = await Promise.race([stop.signal, stopped.then(() => 'stopped' as const)]);
+  if (reason !== 'stopped') {
+    log.info({ held: workers.reduce((sum, worker) => sum + worker.held, 0) }, `${reason}: stopping`);
+  }
+  await Promise.all(workers.map((worker) => worker.stop()));
+  stop.ignore();
+}
+
+/** Every database of each server. */
+async function serveServers(
+  options: WorkerCommandOptions,
+  connectionStrings: readonly string[],
+  log: WorkerLog,
+): Promise<void> {
+  const { rescan } = options;
+  const fleet = checked(options, () =>
+    createFleet({
+      ...workerOptions(options),
+      ...(rescan === undefined ? {} : { rescanEveryMs: rescan * 1_000 }),
+      connectionStrings,
       log,
-      ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
-      ...(lease === undefined ? {} : { leaseMs: lease }),
-      ...(poll === undefined ? {} : { pollEveryMs: poll }),
-      ...(responseLimit === undefined ? {} : { responseBytesMax: responseLimit }),
-      ...(name === undefined ? {} : { name }),
-    });
+    }),
+  );
+  const stop = untilStopSignal({
+    onHangup: () => {
+      log.info({}, 'SIGHUP: looking which databases there are');
+      // One that arrives while it stops is too late.
+      void fleet.rescan().catch(() => {});
+    },
+  });
+  const started = fleet.start().then(() => {
+    const { databases } = fleet;
+    log.info(
+      { databases: databases.length },
+      databases.length === 0
+        ? 'pgfetch is installed in no database that this role may connect to; waiting for one'
+        : `found ${databases.length} to serve`,
+    );
+  });
+  const reason = await stop.signal;
+  log.info({ held: fleet.held }, `${reason}: stopping`);
+  await fleet.stop();
+  await started;
+  stop.ignore();
+}
+
+/** The databases that are meant, and what names them in the log; one that is given twice is served once. */
+function distinct(
+  connectionStrings: readonly string[],
+  log: WorkerLog,
+): readonly { readonly connectionString: string; readonly fields: object }[] {
+  const known = new Map<string, { connectionString: string; server?: string; database?: string }>();
+  for (const connectionString of connectionStrings) {
+    const name = nameOf(connectionString);
+    const key = name === undefined ? connectionString : JSON.stringify([name.server, name.database]);
+    if (known.has(key)) {
+      log.warn({ ...name }, 'this database is given more than once; it is served once');
+    } else {
+      known.set(key, { connectionString, ...name });
+    }
+  }
+  const hasSeveralServers = new Set([...known.values()].map(({ server }) => server)).size > 1;
+  return [...known.values()].map(({ connectionString, server, database }) => ({
+    connectionString,
+    fields: { ...(hasSeveralServers && { server }), database },
+  }));
+}
+
+/** Undefined where the string names a file that is not there (yet): its worker will say so. */
+function nameOf(connectionString: string): { server: string; database: string } | undefined {
+  try {
+    const endpoint = endpointOf(connectionString);
+    return { server: serverOf(endpoint), database: endpoint.database };
+  } catch {
+    return undefined;
+  }
+}
+
+function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'connectionString'> {
+  const { allow = [], deny = [], stopTimeout, lease, poll, responseLimit, prepare, name } = options;
+  return {
+    allow,
+    deny,
+    prepare,
+    ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
+    ...(lease === undefined ? {} : { leaseMs: lease }),
+    ...(poll === undefined ? {} : { pollEveryMs: poll }),
+    ...(responseLimit === undefined ? {} : { responseBytesMax: responseLimit }),
+    ...(name === undefined ? {} : { name }),
+  };
+}
+
+/** Says what is wrong with the configuration in terms of this command's options. */
+function checked<T>({ allow = [], deny = [] }: WorkerCommandOptions, make: () => T): T {
+  try {
+    return make();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     const given: Readonly<Record<string, readonly string[]>> = { allow, deny };

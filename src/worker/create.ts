@@ -2,7 +2,7 @@ import type { PGliteInterface } from '@electric-sql/pglite';
 import { version } from '../config/version.ts';
 import { ConfigError, readWorkerConfig, type WorkerConfig, type WorkerOptions } from '../config/worker-config.ts';
 import { createAddressPolicy } from '../core/addresses.ts';
-import { createHttpClient } from '../http/client.ts';
+import { createHttpClient, type HttpClient } from '../http/client.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { openPglite } from '../postgres/pglite.ts';
@@ -65,11 +65,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
   if (pglite !== undefined && rest.connectionString !== undefined) {
     throw new ConfigError(['pglite and connectionString exclude each other; give one of them']);
   }
-  const client = createHttpClient({
-    userAgent: config.userAgent,
-    policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
-    responseBytesMax: config.responseBytesMax,
-  });
+  const client = createSender(config);
   const worker = new Worker({
     connect:
       pglite === undefined
@@ -86,10 +82,20 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
   return worker;
 }
 
+/** What sends the requests of a worker, or of several. */
+export function createSender(config: WorkerConfig): HttpClient {
+  return createHttpClient({
+    userAgent: config.userAgent,
+    policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
+    responseBytesMax: config.responseBytesMax,
+  });
+}
+
 /** What pg_stat_activity shows, as pg_net's worker does: people look for it there. */
 const applicationName = `pg_net ${version}`;
 
-async function connectToServer(config: WorkerConfig, target: Target): Promise<Database> {
+/** Opens a session as a worker's: its name, its pinned settings. */
+export async function connectToServer(config: WorkerConfig, target: Target): Promise<Database> {
   return await connectPg({
     ...target,
     connectionString: config.connectionString,

@@ -74,11 +74,12 @@ async function connectTo(target: Target, { connect, report }: OpeningParts): Pro
 }
 
 /** What a database has to serve, and the settings to do it by; null where it is not to be served, or not by this role. */
-type Found =
+export type Found =
   | { readonly installation: Ready; readonly settings: Settings }
   | { readonly installation: Exclude<Installation, { kind: 'ready' }>; readonly settings: null };
 
-async function examine(db: Database): Promise<Found> {
+/** Looks whether this session's database may be served by its role. */
+export async function examine(db: Database): Promise<Found> {
   const installation = await inspectInstallation(db);
   if (installation.kind !== 'ready') {
     return { installation, settings: null };

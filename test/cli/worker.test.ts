@@ -164,7 +164,7 @@ test('echo answers, and says what it was sent', async () => {
 test('echo says that its port is taken, and what to do', async () => {
   const { status, stderr } = await runCli(['echo', '--port', String(echo.port)]);
   expect(status).toBe(1);
-  expect(stderr).toMatch(new RegExp(`Port ${echo.port} on 127.0.0.1 is taken.*another port`));
+  expect(stderr).toMatch(new RegExp(`Port ${echo.port} on 127.0.0.1 is taken.*another port with --port`));
 });
 
 test('serves several databases; one that is down disturbs none of the others', async () => {
@@ -187,6 +187,53 @@ test('serves several databases; one that is down disturbs none of the others', a
     await sql.end();
     await second.drop();
   }
+});
+
+test('a database that is given twice is served once, and every line names it', async () => {
+  const running = await worker('-d', database.url, '-d', `${database.url}?application_name=x`, '--log-format', 'json');
+  await running.output(/"msg":"serving"/);
+  running.signal('SIGTERM');
+  const { status, stderr } = await running.ended;
+  expect(status).toBe(0);
+  expect(stderr).toMatch(/"level":"warn".*given more than once; it is served once/);
+  expect(stderr.match(/"msg":"serving"/g)).toHaveLength(1);
+  expect(stderr).toMatch(new RegExp(`"database":"${database.name}".*"msg":"stopped"`));
+});
+
+test('--all-databases serves every database of the server, and looks again on SIGHUP', async () => {
+  const { connectionString } = await startTestPostgres({ major: 18 });
+  const later = await createDatabase(await startTestPostgres({ major: 18 }));
+  try {
+    const running = await worker('--all-databases', '-d', connectionString, '--log-format', 'json');
+    await running.output(new RegExp(`"database":"${database.name}".*"msg":"serving"`));
+    await running.output(/"msg":"found 1 to serve"/);
+    await runCli(['install', '-d', later.url]);
+    running.signal('SIGHUP');
+    await running.output(new RegExp(`"database":"${later.name}".*"msg":"serving"`));
+    await get('/get');
+    await until(() => received.length === 1, 'the request arrives');
+    running.signal('SIGTERM');
+    const { status, stdout, stderr } = await running.ended;
+    expect({ status, stdout }).toEqual({ status: 0, stdout: '' });
+    for (const { name } of [database, later]) {
+      expect(stderr).toMatch(new RegExp(`"database":"${name}".*"msg":"stopped"`));
+    }
+    expect(await count('net.worker')).toBe(0);
+  } finally {
+    await later.drop();
+  }
+});
+
+test('--all-databases says that there is nothing to serve yet; --rescan goes with it alone', async () => {
+  await runCli(['uninstall', '-d', database.url]);
+  const running = await worker('--all-databases', '--rescan', '1', '--log-format', 'json');
+  await running.output(/installed in no database/);
+  await runCli(['install', '-d', database.url]);
+  await running.output(/"msg":"serving"/);
+  running.signal('SIGTERM');
+  expect((await running.ended).status).toBe(0);
+  const refused = await runCli(['worker', '-d', database.url, '--rescan', '5']);
+  expect(refused).toMatchObject({ status: 2, stderr: expect.stringMatching(/--rescan goes with --all-databases/) });
 });
 
 test('only the worker takes several databases', async () => {
