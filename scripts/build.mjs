@@ -1,23 +1,54 @@
 // Builds what the package ships beside its sources: dist/, the extension's files, and PGlite's bundle of them.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import { pack } from 'tar-stream';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const at = (...parts) => join(root, ...parts);
 
-for (const made of ['dist', 'extension']) rmSync(at(made), { recursive: true, force: true });
+refuseOldNode();
+makeRoom();
+// Not before: on an older Node.js, or without rights, these would fail with less to say.
+const { pack } = await import('tar-stream');
 compile();
 
 // The compiled code itself says what the files hold, so that install, extension and PGlite cannot differ.
 const { extensionFiles } = await import(pathToFileURL(at('dist/schema/scripts.js')).href);
-mkdirSync(at('extension'));
 for (const [name, content] of Object.entries(await extensionFiles())) writeFileSync(at('extension', name), content);
 mkdirSync(at('dist/pglite'), { recursive: true });
 writeFileSync(at('dist/pglite/pg_net.tar.gz'), await bundle(await extensionFiles({ showSettings: true })));
+
+/** `npm start` comes here first, and TypeScript itself may not run on an older Node.js. */
+function refuseOldNode() {
+  const { engines } = JSON.parse(readFileSync(at('package.json'), 'utf8'));
+  const [major, minor] = engines.node.match(/\d+/g).map(Number);
+  const [ownMajor, ownMinor] = process.versions.node.split('.').map(Number);
+  if (ownMajor > major || (ownMajor === major && ownMinor >= minor)) return;
+  stop(`pgfetch needs Node.js ${major}.${minor} or newer (this is ${process.versions.node}).`);
+}
+
+/** Removes what an earlier build made, and sees that there is a place to write to. */
+function makeRoom() {
+  try {
+    for (const made of ['dist', 'extension']) {
+      rmSync(at(made), { recursive: true, force: true });
+      mkdirSync(at(made));
+    }
+  } catch (error) {
+    if (!['EACCES', 'EPERM', 'EROFS'].includes(error.code)) throw error;
+    stop(
+      `pgfetch cannot be built here: ${error.path} cannot be written (${error.code}). Run this as the user that owns ` +
+        `the directory ${root}, or in a copy of your own.`,
+    );
+  }
+}
+
+function stop(message) {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}
 
 function compile() {
   const tsc = at('node_modules/typescript/bin/tsc');

@@ -12,6 +12,7 @@ import { explain } from '../worker/explain.ts';
 import type { Worker } from '../worker/worker.ts';
 import { port } from './arguments.ts';
 import { defaultEchoPort } from './echo.ts';
+import { findEcho, leaveEchoNote, removeEchoNote } from './echo-note.ts';
 import { CliError, UsageError, withPortOption } from './errors.ts';
 import { showFirstRequest } from './first-request.ts';
 import { createLog } from './log.ts';
@@ -78,6 +79,8 @@ async function dev(options: DevOptions): Promise<void> {
     stop.ignore();
     print(`Already running in ${shownPath(options.directory)} (pid ${error.pid}); nothing was started.\n`);
     print(`  Database  ${error.connectionString}`);
+    const url = await findEcho(options.directory);
+    if (url !== undefined) print(`  Echo      ${url}`);
     return;
   }
   let echo: EchoServer | undefined;
@@ -95,6 +98,7 @@ async function dev(options: DevOptions): Promise<void> {
       await createExtension(db);
       worker = makeWorker(server, options.engine);
       if ((await Promise.race([worker.start(), stop.signal])) !== undefined) return;
+      leaveEchoNote(options.directory, localhost(echo));
       showRunning(options, server, echo);
       await showFirstRequest(
         db,
@@ -106,11 +110,13 @@ async function dev(options: DevOptions): Promise<void> {
     }
     print('\nCtrl-C stops everything; the data is kept.');
     const end = await Promise.race([stop.signal, server.exited]);
-    if (end === 'exited')
-      throw new CliError('the PostgreSQL server has ended by itself; its log is in the directory above.');
+    if (end === 'exited') {
+      throw new CliError(`the PostgreSQL server has ended by itself; its log: ${shownPath(server.logFile ?? '')}`);
+    }
     print('\nStopping ...');
   } finally {
     await worker?.stop();
+    if (echo !== undefined) removeEchoNote(options.directory);
     await echo?.close();
     await server.stop();
     stop.ignore();
@@ -120,6 +126,8 @@ async function dev(options: DevOptions): Promise<void> {
 type DevServer = {
   readonly connectionString: string;
   readonly exited: Promise<'exited'>;
+  /** PGlite has none, and does not end by itself. */
+  readonly logFile?: string;
   stop(): Promise<void>;
 };
 
@@ -132,6 +140,7 @@ async function startServer(options: DevOptions): Promise<DevServer> {
   const server = await startEmbeddedPostgres({ directory, port: options.port });
   return {
     connectionString: server.connectionString,
+    logFile: server.logFile,
     exited: server.exited.then(() => 'exited' as const),
     stop: () => server.stop(),
   };

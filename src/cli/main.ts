@@ -1,13 +1,12 @@
 #!/usr/bin/env node
-import { reportError } from './errors.ts';
-import { createProgram } from './program.ts';
+import { nodeProblem } from './node-version.ts';
 
-// `pgfetch sql | head` closes the pipe early, which is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
-process.on('uncaughtException', (error) => process.exit(reportError(error)));
-
-try {
-  await createProgram().parseAsync(process.argv);
-} catch (error) {
-  process.exitCode = reportError(error);
+const problem = nodeProblem(process.versions.node);
+if (problem === undefined) {
+  // Only now: what the rest imports does not even load on an older Node.js.
+  const { run } = await import('./run.ts');
+  await run();
+} else {
+  process.stderr.write(`${problem}\n`);
+  process.exitCode = 1;
 }

@@ -65,6 +65,8 @@ export type EmbeddedPostgres = {
   readonly pid: number;
   /** The cluster's data directory, symbolic links resolved. */
   readonly dataDirectory: string;
+  /** What the server writes about itself. */
+  readonly logFile: string;
   /** The major version: 18. */
   readonly major: number;
   /**
@@ -141,6 +143,7 @@ function majorOf(tree: string): number {
 class OwnedPostgres implements EmbeddedPostgres {
   readonly port: number;
   readonly dataDirectory: string;
+  readonly logFile: string;
   readonly major: number;
   readonly connectionString: string;
   readonly #plan: ServerPlan;
@@ -154,6 +157,7 @@ class OwnedPostgres implements EmbeddedPostgres {
     this.#server = server;
     this.port = server.port;
     this.dataDirectory = plan.files.dataDirectory;
+    this.logFile = plan.files.logFile;
     this.major = plan.files.major;
     this.connectionString = connectionString(server.port, plan.superuser);
     this.#exited = this.#live(server);

@@ -79,6 +79,7 @@ test('dev performs a first request, tells a second start, keeps the data, and le
   expect(second).toMatchObject({ status: 0, stderr: '' });
   expect(second.stdout).toMatch(/Already running in \.pgfetch/);
   expect(second.stdout).toContain(database);
+  expect(second.stdout).toContain(`Echo      ${echo}`);
 
   const pid = await postmaster(client);
   expect(processIsPostgres(pid)).toBe(true);
@@ -104,7 +105,7 @@ test('dev ends, and says why, when its server ends by itself', async () => {
   process.kill(await postmaster(client), 'SIGINT');
   const { status, stderr } = await running.ended;
   expect(status).toBe(1);
-  expect(stderr).toMatch(/server has ended by itself/);
+  expect(stderr).toMatch(/server has ended by itself; its log: \.pgfetch.*\/postgres-18\.log$/m);
   await expect(fetch(`${echo}/get`)).rejects.toThrow();
 });
 
