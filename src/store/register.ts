@@ -37,6 +37,17 @@ const yieldLeaseStatement: Statement = {
   text: `update net.worker w set lease_until = 'epoch' where w.id = $1`,
 };
 
+/** Without a session of its own a registration lives by its lease (see net._session_lives). */
+const detachStatement: Statement = {
+  name: 'pgfetch_detach',
+  text: `
+    update net.worker w
+    set pid = null,
+        backend_start = null,
+        lease_until = pg_catalog.clock_timestamp() + $2 * interval '1 millisecond'
+    where w.id = $1`,
+};
+
 const deregisterStatement: Statement = {
   name: 'pgfetch_deregister',
   text: 'delete from net.worker w where w.id = $1',
@@ -82,6 +93,14 @@ export async function renewLease(session: Session, workerId: bigint, leaseMs: nu
 /** Gives the lease up: the worker holds nothing, and claims nothing before it has renewed it. */
 export async function yieldLease(session: Session, workerId: bigint): Promise<void> {
   await session.query(yieldLeaseStatement, [workerId]);
+}
+
+/**
+ * Before a session that is to be followed by another: what is held stays ours meanwhile. Else the other workers would see that
+ * the session is gone, and send it again.
+ */
+export async function detach(session: Session, workerId: bigint, leaseMs: number): Promise<void> {
+  await session.query(detachStatement, [workerId, leaseMs]);
 }
 
 /** Ends the registration: what is still claimed is an orphan that the next start frees. */

@@ -3,7 +3,7 @@ import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
-import { deregister, type Registration, register } from '../store/register.ts';
+import { deregister, detach, type Registration, register } from '../store/register.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
@@ -290,6 +290,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
       if (end === 'stopped' && !this.#leavesBehind) {
         await deregister(db, registration.workerId);
         this.#workerId = null;
+      } else if (end === 'restart') {
+        await detach(db, registration.workerId, this.#timing.leaseMs);
       } else if (end === 'fenced') {
         this.#log.warn(
           {},

@@ -84,6 +84,26 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     expect(new Set(problems).size).toBe(problems.length);
   });
 
+  test('net.worker_restart() beside several workers: what they have in flight is not sent twice', async () => {
+    const { url } = await installedDatabase(await startTestPostgres({ major }));
+    const echo = await receiver();
+    const sql = await session(url);
+    const workers = [await working(url), await working(url), await working(url)];
+    await sql.query(
+      `select net.http_get($1 || '/delay/1.5', timeout_milliseconds := 20000) from generate_series(1, 500)`,
+      [echo.url],
+    );
+    await until(() => echo.seen.length === 500, 'the requests to be in flight');
+    const restarted = workers.map(({ worker }) => new Promise((resolve) => worker.once('ready', resolve)));
+    await sql.query('select net.worker_restart()');
+    await Promise.all(restarted);
+    await until(
+      async () => (await sql.query('select count(*)::int as n from net._http_response')).rows[0].n === 500,
+      'all responses',
+    );
+    expect(echo.seen).toHaveLength(500);
+  });
+
   test('waits for a schema that is missing, says so once, and serves when it is there', async () => {
     const server = await startTestPostgres({ major });
     const database = await createDatabase(server);
