@@ -18,7 +18,7 @@ export type CreateFleetOptions = FleetOptions & {
  * own, and finds by itself which those are. It does nothing until `start()`.
  *
  * The same role serves all of them; `pg_net.concurrency` counts for each database. Requests of all of them share one pool of
- * connections, so `connectionsPerOriginMax` bounds them together. `pg_net.database_name` is not obeyed.
+ * connections: at most 1,000 to one origin, beyond which they wait, on their own deadlines. `pg_net.database_name` is not obeyed.
  *
  * @example
  * ```ts
