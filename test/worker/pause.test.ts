@@ -1,10 +1,11 @@
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type EchoServer, startEchoServer } from '../../src/embedded/echo.ts';
+import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { adopt } from '../../src/schema/adopt.ts';
 import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.ts';
-import type { Worker } from '../../src/worker/worker.ts';
+import { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { availableMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
@@ -152,6 +153,45 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await working(url, { prepare: false, pollEveryMs: 10, leaseMs: 1_000 });
     await sql.query('select net.set_paused(true)');
     await until(async () => (await registered(sql)) === 0, 'the worker to leave');
+  });
+
+  test('a pause that commits while a worker connects, too early for it to be notified, is not missed', async () => {
+    const { url } = await installedDatabase(await server());
+    const sql = await session(url);
+    let connections = 0;
+    const connect = async (): Promise<Database> => {
+      const db = await connectPg({ connectionString: url, applicationName: 'pg_net test', connectTimeoutMs: 10_000 });
+      connections += 1;
+      return {
+        kind: db.kind,
+        ended: db.ended,
+        query: (statement, parameters) => db.query(statement, parameters),
+        execute: (script) => db.execute(script),
+        transaction: (work) => db.transaction(work),
+        ping: (timeoutMs) => db.ping(timeoutMs),
+        close: () => db.close(),
+        // It has looked whether the database is paused, and does not listen yet.
+        listen: async (channel, onNotify) => {
+          await sql.query('select net.set_paused(true)');
+          return db.listen(channel, onNotify);
+        },
+      };
+    };
+    const worker = new Worker({
+      connect,
+      send: () => Promise.reject(new Error('nothing is to be sent')),
+      name: 'pause',
+      version: '0',
+      stopTimeoutMs: 1_000,
+      timing: { pausedEveryMs: 10 },
+    });
+    closing.push(() => worker.stop());
+    const paused = new Promise((resolve) => worker.once('paused', resolve));
+    await worker.start({ wait: false });
+    await paused;
+    await until(async () => (await registered(sql)) === 0, 'the worker to leave');
+    await until(() => connections > 3, 'it to look again and again');
+    expect(await registered(sql)).toBe(0);
   });
 
   test('outlasts a crash of the server; a stop ends the waiting at once', async () => {
