@@ -26,6 +26,7 @@ describe.each(availableMajors())('drift on PostgreSQL %i', (major) => {
     const db = await site.open();
     await install(db);
     await site.sql(`
+      select net.set_paused(true);
       alter table net._http_response set logged;
       alter table net.http_request_queue set (autovacuum_vacuum_scale_factor = 0.01);
       create index my_index on net._http_response (status_code);
@@ -52,6 +53,8 @@ describe.each(availableMajors())('drift on PostgreSQL %i', (major) => {
       alter policy own_responses on net._http_response using (true);
       grant insert on net._http_response to public;
       revoke execute on function net.http_post(text, jsonb, jsonb, jsonb, int) from public;
+      grant execute on function net.set_paused(boolean) to public;
+      alter table net.pause drop column since;
       create role test_nobody;
       alter function net._session_lives(int, timestamptz, timestamptz) owner to test_nobody`);
     const drifts = await findDrift(db);
@@ -65,6 +68,8 @@ describe.each(availableMajors())('drift on PostgreSQL %i', (major) => {
         'added function net.mine()',
         'changed function net.wake()',
         'changed function net.worker_restart()',
+        'missing column net.pause.since',
+        'changed rights on function net.set_paused(boolean)',
         'missing index net._http_response_created_idx',
         'missing policy own_requests on net.http_request_queue',
         'changed policy own_responses on net._http_response',
