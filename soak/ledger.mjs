@@ -14,6 +14,7 @@ export const fate = Object.freeze({
 });
 
 const examplesMax = 20;
+const slowestMax = 5;
 
 /**
  * @typedef {object} Fault One fault and what it may excuse, in milliseconds since the run began.
@@ -130,8 +131,10 @@ export function balance(ledger) {
     if (hasFailed) {
       totals.failed += 1;
       const fault = failWindows.find(n, ledger.askedAt[n], ledger.recordedAt[n]);
-      if (fault === undefined) wrong.add('failed without a fault', n);
-      else count(explained.failed, fault.kind);
+      if (fault === undefined) {
+        const [from, until] = [ledger.askedAt[n], ledger.recordedAt[n]];
+        wrong.add('failed without a fault', `${n} from ${from} to ${until} ms${beside(ledger, from, until)}`);
+      } else count(explained.failed, fault.kind);
       if (ledger.counts[n] === 0 && fault !== undefined) totals.notSentBecauseOfAFault += 1;
     }
     // One that failed without a fault is listed once, above.
@@ -146,7 +149,8 @@ export function balance(ledger) {
     lastAt.set(n, at);
     totals.resent += 1;
     const fault = resendWindows.find(n, before, at);
-    if (fault === undefined) wrong.add('sent twice without a fault', n);
+    if (fault === undefined)
+      wrong.add('sent twice without a fault', `${n} at ${before} and ${at} ms${beside(ledger, before, at)}`);
     else count(explained.resent, fault.kind);
   }
   for (const n of ledger.misfiled) wrong.add("recorded with another request's answer", n);
@@ -154,7 +158,22 @@ export function balance(ledger) {
   for (const id of ledger.leftIds) wrong.add('ids left in the queue', id);
   if (ledger.sentWrongly.count > 0) wrong.lists['sent wrongly'] = ledger.sentWrongly;
 
-  return { balances: wrong.isEmpty, totals, wrong: wrong.lists, explained, times: timesOf(ledger) };
+  return {
+    balances: wrong.isEmpty,
+    totals,
+    wrong: wrong.lists,
+    explained,
+    times: timesOf(ledger),
+    slowest: slowestOf(ledger),
+  };
+}
+
+/** What happened meanwhile and explains nothing of it. */
+function beside(ledger, fromMs, untilMs) {
+  const kinds = ledger.faults
+    .filter(({ from, until }) => from <= untilMs && until >= fromMs)
+    .map(({ kind, target, from, until }) => `${kind} (${target}) from ${from} to ${until} ms`);
+  return kinds.length === 0 ? '' : `, beside ${kinds.join(', ')}`;
 }
 
 /** Counts everything that is wrong, and keeps the first few of each kind. */
@@ -214,6 +233,21 @@ function timesOf(ledger) {
     'asked to arrived, ms': quantiles(arriving.subarray(0, arrived)),
     'asked to recorded, ms': quantiles(recording.subarray(0, recorded)),
   };
+}
+
+/** The few that took longest to be recorded, with what happened meanwhile: where time is lost. */
+function slowestOf(ledger) {
+  const tookMs = (n) => ledger.recordedAt[n] - ledger.askedAt[n];
+  let slowest = [];
+  for (let n = 1; n <= ledger.last; n++) {
+    if (ledger.recorded[n] === 0 || (slowest.length === slowestMax && tookMs(n) <= tookMs(slowest.at(-1)))) continue;
+    slowest = [...slowest, n].sort((a, b) => tookMs(b) - tookMs(a)).slice(0, slowestMax);
+  }
+  return slowest.map((n) => {
+    const [asked, recorded] = [ledger.askedAt[n], ledger.recordedAt[n]];
+    const arrived = ledger.counts[n] > 0 ? `arrived ${ledger.firstAt[n]} (${ledger.counts[n]} times)` : 'not arrived';
+    return `${n} asked ${asked}, ${arrived}, recorded ${recorded} ms${beside(ledger, asked, recorded)}`;
+  });
 }
 
 function quantiles(values) {

@@ -124,6 +124,7 @@ async function soak() {
       'share of the time with no fault and nothing to recover from': calmShare(ledger.faults, stage.sinceStart()),
       'leases lost without a fault': fencedWithoutFault(stage.workers, ledger.faults),
       ...result.times,
+      slowest: result.slowest,
       namespaces: stage.whyNotHosts ?? 'one for each worker',
       netem: stage.whyNotNetem ?? 'used',
       'what the workers said': saidBy(stage.workers),
