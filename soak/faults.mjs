@@ -3,11 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const recoveryMsMax = 60_000;
 const lookMs = 50;
+/** How long after everything has recovered there may be something on its way that the fault has put there. */
+const aftermathMs = 500;
 
 /**
  * Every kind: how often it is drawn, what it hits (`worker`, `host`: a worker's network, `server`, `receiver`, `enqueuers`), whose
  * being sent twice and whose failing it explains, whether the workers that it hits must connect anew, and what it does.
- * `amount` is drawn from the given range, in milliseconds.
+ * `amount` is drawn from the given range, in milliseconds; `leases`, in thousandths of a lease.
  */
 const kinds = {
   kill: {
@@ -26,7 +28,7 @@ const kinds = {
   'stop past the lease': {
     weight: 10,
     hits: 'worker',
-    amount: [1_300, 3_500],
+    leases: [1_300, 3_500],
     resends: 'everything',
     // What it sees first when it goes on is that the time is over.
     fails: 'via proxy',
@@ -39,8 +41,7 @@ const kinds = {
   'stop within the lease': {
     weight: 3,
     hits: 'worker',
-    amount: [50, 300],
-    resends: 'everything',
+    leases: [50, 300],
     async run({ worker, amount }) {
       worker.signal('SIGSTOP');
       await sleep(amount);
@@ -96,7 +97,7 @@ const kinds = {
   'database connection silent': {
     weight: 9,
     hits: 'worker',
-    amount: [200, 3_000],
+    leases: [200, 3_000],
     resends: 'everything',
     run: ({ stage, target, amount }) => during(stage.workerProxies[target], 'silence', amount),
   },
@@ -112,7 +113,7 @@ const kinds = {
     weight: 4,
     hits: 'worker',
     amount: [500, 2_000],
-    run: ({ stage, target, amount }) => during(stage.workerProxies[target], 'delay', amount, 5 + (amount % 45)),
+    run: ({ stage, target, amount }) => during(stage.workerProxies[target], 'delay', amount, 2 + (amount % 13)),
   },
   'receiver reset': {
     weight: 8,
@@ -161,7 +162,7 @@ const kinds = {
   unplugged: {
     weight: 8,
     hits: 'host',
-    amount: [300, 4_000],
+    leases: [300, 4_000],
     resends: 'everything',
     fails: 'everything',
     async run({ host, amount }) {
@@ -197,23 +198,23 @@ async function during(proxy, what, ms, argument) {
  * Draws the faults, in rounds: one after a pause, sometimes two at once that hit different things.
  *
  * @param {object} random
- * @param {{ faults: number, workers: number, hasHosts: boolean, hasNetem: boolean, only?: readonly string[] }} options
+ * @param {{ faults: number, workers: number, leaseMs: number, hasHosts: boolean, hasNetem: boolean, only?: readonly string[] }} options
  */
-export function drawPlan(random, { faults, workers, hasHosts, hasNetem, only }) {
+export function drawPlan(random, { faults, workers, leaseMs, hasHosts, hasNetem, only }) {
   const possible = Object.entries(kinds)
     .filter(([kind]) => only === undefined || only.includes(kind))
     .filter(([, { hits, needsNetem }]) => (hits !== 'host' || hasHosts) && (!needsNetem || hasNetem))
     .map(([kind, { weight }]) => [weight, kind]);
   const draw = () => {
     const kind = random.weighted(possible);
-    const [least, most] = kinds[kind].amount ?? [0, 0];
-    const { hits } = kinds[kind];
+    const { hits, amount = [0, 0], leases } = kinds[kind];
+    const [least, most] = leases?.map((each) => Math.round((each * leaseMs) / 1_000)) ?? amount;
     const isOfWorker = hits === 'worker' || hits === 'host';
     return { kind, target: isOfWorker ? random.between(0, workers - 1) : hits, amount: random.between(least, most) };
   };
   const rounds = [];
   for (let drawn = 0; drawn < faults; ) {
-    const round = { pauseMs: random.between(200, 1_500), faults: [draw()] };
+    const round = { pauseMs: random.between(aftermathMs, 2_500), faults: [draw()] };
     const second = draw();
     if (faults - drawn > 1 && random.chance(0.15) && second.target !== round.faults[0].target) {
       round.faults.push({ ...second, afterMs: random.between(0, 500) });
@@ -243,7 +244,7 @@ export async function happen(stage, round) {
     }),
   );
   await recovered(stage, faults);
-  const until = stage.sinceStart();
+  const until = stage.sinceStart() + aftermathMs;
   return faults.map(({ hit: _, ...fault }) => ({ ...fault, until }));
 }
 

@@ -39,21 +39,23 @@ export async function startProxy(address, target) {
   }
 
   function forward(pair, from, to) {
-    let lastDueMs = 0;
+    /** What is under way, in order: timers of different lengths that end at the same instant fire in any. */
+    const late = [];
+    const arrive = () => {
+      const nowMs = performance.now();
+      while (late.length > 0 && late[0].dueMs <= nowMs) write(from, to, late.shift().data);
+      if (late.length > 0) setTimeout(arrive, late[0].dueMs - nowMs);
+    };
     from.on('data', (data) => {
       if (pair.swallows) return;
-      if (delayMs === 0 && lastDueMs === 0) {
+      if (delayMs === 0 && late.length === 0) {
         write(from, to, data);
         return;
       }
-      // In order, whatever the delay was meanwhile.
       const nowMs = performance.now();
-      lastDueMs = Math.max(lastDueMs, nowMs + delayMs * (0.5 + Math.random()));
-      const dueMs = lastDueMs;
-      setTimeout(() => {
-        write(from, to, data);
-        if (lastDueMs === dueMs) lastDueMs = 0;
-      }, dueMs - nowMs);
+      const dueMs = nowMs + delayMs * (0.5 + Math.random());
+      late.push({ data, dueMs: Math.max(dueMs, late.at(-1)?.dueMs ?? 0) });
+      if (late.length === 1) setTimeout(arrive, dueMs - nowMs);
     });
     from.on('end', () => {
       if (!isSilent && !pair.swallows) to.end();

@@ -91,6 +91,7 @@ async function soak() {
     const plan = drawPlan(randomOf(seed, 'faults'), {
       faults,
       workers: stage.workers.length,
+      leaseMs,
       hasHosts: stage.network !== undefined,
       hasNetem: stage.whyNotNetem === undefined,
       only: values.only,
