@@ -13,7 +13,7 @@ const help = `Usage: npm run soak -- [options]
 
   --requests <n>     how many to enqueue (default 1000000)
   --faults <n>       how many things go wrong meanwhile (default 200)
-  --workers <n>      worker processes, at least 2 (default 3)
+  --workers <n>      worker processes (default 3); one alone has nobody to take over from it
   --lease <ms>       their lease (default 1000)
   --seed <n>         repeats a run's faults and numbers (default: a new one, printed)
   --minutes <n>      begins no further faults and requests after that time (default 60)
@@ -76,7 +76,7 @@ async function soak() {
   const ledger = new Ledger(Math.ceil(requests * 1.3) + 20_000);
   const stage = await openStage({
     seed,
-    workers: number('workers', 2),
+    workers: number('workers', 1),
     leaseMs,
     capacity: ledger.capacity,
     wantsNamespaces: values.namespaces,
