@@ -6,6 +6,7 @@ import pg from 'pg';
 import { enqueue, Pace } from './enqueuers.mjs';
 import { drawPlan, happen, kindNames } from './faults.mjs';
 import { balance, Ledger } from './ledger.mjs';
+import { feelPulse, stall } from './pulse.mjs';
 import { randomOf } from './random.mjs';
 import { openStage } from './stage.mjs';
 
@@ -97,7 +98,7 @@ async function soak() {
       only: values.only,
     });
     const course = await Promise.race([
-      run({ stage, ledger, plan, requests, faults, seed, untilMs: minutes * 60_000 }),
+      run({ stage, ledger, plan, requests, faults, seed, leaseMs, untilMs: minutes * 60_000 }),
       new Promise((_, reject) => {
         interrupted.signal.addEventListener('abort', () => reject(interrupted.signal.reason));
       }),
@@ -106,6 +107,7 @@ async function soak() {
     await endWorkers(stage);
     await readBooks(stage, ledger);
     const result = balance(ledger);
+    const happened = ledger.faults.filter(({ kind }) => kind !== stall);
     for (const worker of stage.workers) {
       if (worker.noise.length > 0) complain(`${worker.name} wrote: ${worker.noise.join(' | ').slice(0, 500)}`);
     }
@@ -119,7 +121,8 @@ async function soak() {
       ...result.totals,
       wrong: result.wrong,
       complaints,
-      'faults that happened': counted(ledger.faults.map(({ kind }) => kind)),
+      'faults that happened': counted(happened.map(({ kind }) => kind)),
+      'how often the machine stood still': ledger.faults.length - happened.length,
       'sent twice, by the fault that explains it': result.explained.resent,
       'failed, by the fault that explains it': result.explained.failed,
       'share of the time with no fault and nothing to recover from': calmShare(ledger.faults, stage.sinceStart()),
@@ -138,8 +141,9 @@ async function soak() {
 }
 
 /** The course of a run, until the queue is empty. */
-async function run({ stage, ledger, plan, requests, faults, seed, untilMs }) {
-  const { sinceStart } = stage;
+async function run({ stage, ledger, plan, requests, faults, seed, leaseMs, untilMs }) {
+  const { sinceStart, sql } = stage;
+  const pulse = feelPulse({ sql, sinceStart, leaseMs, onStall: (fault) => ledger.faults.push(fault) });
   const pace = new Pace();
   let faultsHappened = 0;
   let roundMs = firstRoundMsGuess;
@@ -193,6 +197,7 @@ async function run({ stage, ledger, plan, requests, faults, seed, untilMs }) {
     await regulated;
     await Promise.all(sessions);
     await drained(stage);
+    await pulse.end();
   } finally {
     pace.end();
     clearInterval(progress);
@@ -226,22 +231,15 @@ async function readBooks(stage, ledger) {
   const client = new pg.Client(stage.directUrl);
   await client.connect();
   try {
-    await client.query('begin');
-    await client.query(`
-      declare books no scroll cursor for
-      select
-        a.n, r.id is not null as recorded, r.status_code, r.content,
-        extract(epoch from r.created)::float8 * 1000 as created_ms
-      from soak.asked a left join net._http_response r on r.id = a.id`);
-    for (;;) {
-      const { rows } = await client.query('fetch 20000 from books');
-      if (rows.length === 0) break;
-      for (const { n, recorded, status_code, content, created_ms } of rows) {
-        ledger.committed[n] += 1;
-        if (recorded) ledger.noteRow(n, status_code, content, Math.max(0, created_ms - stage.epochMs));
-      }
-    }
-    await client.query('commit');
+    await eachRow(client, 'select a.n from soak.asked a', ({ n }) => {
+      ledger.committed[n] += 1;
+    });
+    const responses = `
+      select a.n, r.status_code, r.content, extract(epoch from r.created)::float8 * 1000 as created_ms
+      from soak.asked a join net._http_response r on r.id = a.id`;
+    await eachRow(client, responses, ({ n, status_code, content, created_ms }) => {
+      ledger.noteRow(n, status_code, content, Math.max(0, created_ms - stage.epochMs));
+    });
     const ids = async (text) => (await client.query({ text, values: [leftMax], rowMode: 'array' })).rows.flat();
     ledger.unaskedIds = await ids(`
       select r.id from net._http_response r where not exists (select from soak.asked a where a.id = r.id) limit $1`);
@@ -249,6 +247,18 @@ async function readBooks(stage, ledger) {
   } finally {
     await client.end();
   }
+}
+
+/** Rows of a result that need not fit into memory. */
+async function eachRow(client, text, take) {
+  await client.query('begin');
+  await client.query(`declare books no scroll cursor for ${text}`);
+  for (;;) {
+    const { rows } = await client.query('fetch 20000 from books');
+    if (rows.length === 0) break;
+    for (const row of rows) take(row);
+  }
+  await client.query('commit');
 }
 
 function counted(words) {
