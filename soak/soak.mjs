@@ -142,8 +142,13 @@ async function soak() {
 
 /** The course of a run, until the queue is empty. */
 async function run({ stage, ledger, plan, requests, faults, seed, leaseMs, untilMs }) {
-  const { sinceStart, sql } = stage;
-  const pulse = feelPulse({ sql, sinceStart, leaseMs, onStall: (fault) => ledger.faults.push(fault) });
+  const { sinceStart } = stage;
+  const pulse = feelPulse({
+    sql: stage.openMonitor(),
+    sinceStart,
+    leaseMs,
+    onStall: (fault) => ledger.faults.push(fault),
+  });
   const pace = new Pace();
   let faultsHappened = 0;
   let roundMs = firstRoundMsGuess;

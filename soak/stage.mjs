@@ -62,8 +62,11 @@ export async function openStage({ seed, workers: workerCount, leaseMs, capacity,
       workers.push(worker);
       worker.start();
     }
-    const monitor = monitorOf(url);
-    closing.push(() => monitor.close());
+    const openMonitor = () => {
+      const monitor = monitorOf(url);
+      closing.push(() => monitor.close());
+      return monitor.query;
+    };
     return {
       epochMs,
       sinceStart,
@@ -78,7 +81,9 @@ export async function openStage({ seed, workers: workerCount, leaseMs, capacity,
       workers,
       directUrl: url,
       proxiedUrl: at(url, address, enqueuerProxy.port),
-      sql: monitor.query,
+      sql: openMonitor(),
+      /** A session of its own, for what must not wait behind the others. */
+      openMonitor,
       complain,
       close,
     };
@@ -146,9 +151,10 @@ async function startReceiver(closing, words) {
   return receiver;
 }
 
-/** A session that comes back by itself; a query on a dead one rejects. */
+/** A session that comes back by itself; a query on a dead one rejects. One query at a time. */
 function monitorOf(url) {
   let opening;
+  let last = Promise.resolve();
   const open = async () => {
     const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3_000 });
     const forget = () => {
@@ -159,15 +165,20 @@ function monitorOf(url) {
     await client.connect();
     return client;
   };
+  const query = async (text, values) => {
+    opening ??= open();
+    try {
+      return (await (await opening).query(text, values)).rows;
+    } catch (error) {
+      if (error.severity !== 'ERROR') opening = undefined;
+      throw error;
+    }
+  };
   return {
-    query: async (text, values) => {
-      opening ??= open();
-      try {
-        return (await (await opening).query(text, values)).rows;
-      } catch (error) {
-        if (error.severity !== 'ERROR') opening = undefined;
-        throw error;
-      }
+    query: (text, values) => {
+      const answer = last.then(() => query(text, values));
+      last = answer.catch(() => {});
+      return answer;
     },
     close: async () => {
       const client = await opening?.catch(() => undefined);
