@@ -31,6 +31,8 @@ export class Ledger {
   constructor(capacity) {
     this.capacity = capacity;
     this.last = 0;
+    /** Whether more numbers were wanted than there are: most of them were rolled back. */
+    this.isFull = false;
     /** What the enqueuers know. */
     this.fates = new Uint8Array(capacity + 1);
     this.askedAt = new Uint32Array(capacity + 1);
@@ -61,7 +63,10 @@ export class Ledger {
 
   /** The next `count` numbers; null when there are no more. */
   reserve(count) {
-    if (this.last + count > this.capacity) return null;
+    if (this.last + count > this.capacity) {
+      this.isFull = true;
+      return null;
+    }
     const first = this.last + 1;
     this.last += count;
     return { first, last: this.last };

@@ -74,7 +74,7 @@ async function soak() {
     say(`!! ${text}`);
   };
   // Those that roll back use numbers, too.
-  const ledger = new Ledger(Math.ceil(requests * 1.3) + 20_000);
+  const ledger = new Ledger(Math.ceil(requests * 1.5) + 20_000);
   const stage = await openStage({
     seed,
     workers: number('workers', 1),
@@ -160,7 +160,7 @@ async function run({ stage, ledger, plan, requests, faults, seed, leaseMs, until
       const rows = await stage.sql('select count(*)::int as rows from net.http_request_queue').catch(() => undefined);
       left = rows?.[0].rows ?? left;
       const toAsk = requests - ledger.acknowledged;
-      if (toAsk <= 0 || sinceStart() > untilMs) pace.end();
+      if (toAsk <= 0 || sinceStart() > untilMs || ledger.isFull) pace.end();
       // So that the last request is asked for when the last fault has passed.
       const secondsLeft = ((faults - faultsHappened) * roundMs) / 1_000;
       const even = secondsLeft > 0 ? toAsk / secondsLeft : rateMax;
