@@ -64,8 +64,6 @@ const kinds = {
   'worker_restart()': {
     weight: 3,
     hits: 'server',
-    // The workers connect anew, and meanwhile their sessions are gone.
-    resends: 'everything',
     reconnects: true,
     async run({ stage }) {
       await stage.sql('select net.worker_restart()');
