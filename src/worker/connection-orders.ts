@@ -1,4 +1,4 @@
-import type { Orders } from './service.ts';
+import type { Orders } from './orders.ts';
 
 /** What one connection's service is told: what the worker is told, and what concerns this connection alone. */
 export class ConnectionOrders implements Orders {

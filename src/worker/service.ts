@@ -2,26 +2,17 @@ import type { Database } from '../postgres/database.ts';
 import { type Claimed, claim } from '../store/claim.ts';
 import { expire, nextExpiryMs } from '../store/expire.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
-import { renewLease, yieldLease } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
 import { nextDueMs } from '../store/wake.ts';
 import { type BacklogLook, Backlogs } from './backlogs.ts';
 import type { Flights } from './flights.ts';
+import { Lease } from './lease.ts';
 import { Lookout } from './lookout.ts';
+import type { Orders } from './orders.ts';
 import { Recorder } from './recorder.ts';
 import type { Signal } from './signal.ts';
 import type { Timing } from './timing.ts';
-
-/** What the rest of the worker wants of a running service. */
-export type Orders = {
-  /** Claim no more; return when nothing is held. */
-  stopping: boolean;
-  /** Reconnect and read the settings again. */
-  restart: boolean;
-  /** How often somebody has asked to be told when the queue is empty. */
-  drains: number;
-};
 
 export type ServiceContext = {
   readonly db: Database;
@@ -69,9 +60,8 @@ export class Service {
   readonly #lookout: Lookout;
   readonly #backlogs = new Backlogs();
   readonly #recorder: Recorder;
+  readonly #lease: Lease;
   readonly #beganMs: number;
-  /** Until when what we claim is our own; -Infinity: we have no lease, or may have lost it. */
-  #leaseUntilMs: number;
   #lastActiveMs: number;
   #lastTendedMs: number;
   #lastPingMs: number;
@@ -94,7 +84,16 @@ export class Service {
     this.#c = context;
     const now = context.now();
     this.#beganMs = now;
-    this.#leaseUntilMs = now + context.timing.leaseMs;
+    this.#lease = new Lease(
+      {
+        db: context.db,
+        workerId: context.workerId,
+        leaseMs: context.timing.leaseMs,
+        onRenewed: (restarts) => this.#leaseRenewed(restarts),
+        onFailure: (error) => this.#fail(error),
+      },
+      now,
+    );
     this.#lastActiveMs = now;
     this.#lastTendedMs = now;
     this.#lastSweptMs = now;
@@ -114,11 +113,13 @@ export class Service {
         context.warn(
           `${rows} responses could not be recorded and are tried again: ${error instanceof Error ? error.message : String(error)}`,
         ),
-      onFailure: (error) => {
-        this.#failure = error;
-        context.signal.raise();
-      },
+      onFailure: (error) => this.#fail(error),
     });
+  }
+
+  #fail(error: unknown): void {
+    this.#failure = error;
+    this.#c.signal.raise();
   }
 
   /** A transaction that enqueued has committed. */
@@ -284,32 +285,14 @@ export class Service {
 
   /** The lease may be over: renewing it tells, and the look is made again. */
   #doubtLease(): void {
-    this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
+    this.#lease.doubt();
     this.#lookout.lookNow();
   }
 
-  /** When the lease should be renewed at the latest. */
-  get #renewAtMs(): number {
-    return this.#leaseUntilMs - (this.#c.timing.leaseMs * 2) / 3;
-  }
-
-  /**
-   * Only who holds something, or is about to, needs a lease. Its answer is not waited for: the claim behind it on the same
-   * session finds the lease, or none.
-   */
   #renewLeaseIfDue(now: number): void {
-    const { db, workerId, timing, flights, signal } = this.#c;
-    if (now < this.#renewAtMs || (flights.held === 0 && !this.#passIsDue(now))) {
-      return;
+    if (now >= this.#lease.renewAtMs && (this.#c.flights.held > 0 || this.#passIsDue(now))) {
+      this.#lease.renew(now);
     }
-    this.#leaseUntilMs = now + timing.leaseMs;
-    renewLease(db, workerId, timing.leaseMs).then(
-      (restarts) => this.#leaseRenewed(restarts),
-      (error: unknown) => {
-        this.#failure = error;
-        signal.raise();
-      },
-    );
   }
 
   #leaseRenewed(restarts: bigint | null): void {
@@ -325,7 +308,7 @@ export class Service {
 
   /** What is done beside the traffic. */
   async #housekeeping(now: number): Promise<void> {
-    const { timing, db, workerId } = this.#c;
+    const { timing, db } = this.#c;
     if (now >= this.#tendAtMs) {
       await this.#tend(now);
     } else if (now >= this.#quietAtMs) {
@@ -334,8 +317,7 @@ export class Service {
       this.#lookout.sweep();
       await this.#tend(now);
     } else if (this.#isSilent && this.#hasLeaseToYield) {
-      this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
-      await yieldLease(db, workerId);
+      await this.#lease.yield();
     } else if (now >= this.#pingAtMs) {
       this.#lastPingMs = now;
       await db.ping(timing.pingEveryMs / 2);
@@ -344,7 +326,7 @@ export class Service {
 
   /** Whoever falls silent says that it holds nothing. Behind a pooler the lease is the only sign of life. */
   get #hasLeaseToYield(): boolean {
-    return this.#c.listens && this.#c.flights.held === 0 && this.#leaseUntilMs > Number.NEGATIVE_INFINITY;
+    return this.#c.listens && this.#c.flights.held === 0 && this.#lease.isHeld;
   }
 
   get #tendAtMs(): number {
@@ -407,7 +389,7 @@ export class Service {
       this.#tendAtMs,
       this.#quietAtMs,
       this.#pingAtMs,
-      flights.held > 0 ? this.#renewAtMs : never,
+      flights.held > 0 ? this.#lease.renewAtMs : never,
       orders.restart ? this.#beganMs + restartEveryMs : never,
       this.#isSilent && this.#hasLeaseToYield ? now : never,
     );

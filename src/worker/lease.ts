@@ -1,0 +1,52 @@
+import type { Session } from '../postgres/database.ts';
+import { renewLease, yieldLease } from '../store/register.ts';
+
+export type LeaseParts = {
+  readonly db: Session;
+  readonly workerId: bigint;
+  /** How long what is claimed stays ours without a sign of life. */
+  readonly leaseMs: number;
+  /** After each renewal: how many restarts have been asked for so far; null: the registration is gone. */
+  readonly onRenewed: (restarts: bigint | null) => void;
+  readonly onFailure: (error: unknown) => void;
+};
+
+/** The lease of one registration: only who holds requests, or is about to claim some, needs it. */
+export class Lease {
+  readonly #parts: LeaseParts;
+  /** Until when what we claim is our own; -Infinity: we have none, or may have lost it. */
+  #untilMs: number;
+
+  /** Registering has given one. */
+  constructor(parts: LeaseParts, nowMs: number) {
+    this.#parts = parts;
+    this.#untilMs = nowMs + parts.leaseMs;
+  }
+
+  get isHeld(): boolean {
+    return this.#untilMs > Number.NEGATIVE_INFINITY;
+  }
+
+  /** When it should be renewed at the latest. */
+  get renewAtMs(): number {
+    return this.#untilMs - (this.#parts.leaseMs * 2) / 3;
+  }
+
+  /** It may be over: the next renewal tells. */
+  doubt(): void {
+    this.#untilMs = Number.NEGATIVE_INFINITY;
+  }
+
+  /** The answer is not waited for: a claim behind it on the same session finds the lease, or none. */
+  renew(nowMs: number): void {
+    const { db, workerId, leaseMs, onRenewed, onFailure } = this.#parts;
+    this.#untilMs = nowMs + leaseMs;
+    renewLease(db, workerId, leaseMs).then(onRenewed, onFailure);
+  }
+
+  /** Nothing is held: nobody need look whether it has run out. */
+  async yield(): Promise<void> {
+    this.doubt();
+    await yieldLease(this.#parts.db, this.#parts.workerId);
+  }
+}
