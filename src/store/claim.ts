@@ -8,16 +8,20 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * above `$3`, so that the dead row versions of finished requests are not read again, however long some other transaction
  * keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
  *
- * Only who has a lease claims, and the lock on the worker's own row fences it: once it has been declared dead it claims
- * nothing. That row is locked after the requests were picked, and only if there were any: a look that finds nothing writes
- * nothing. With a lease there is a row, of nulls where nothing was claimed; no row at all means that the lease has lapsed or
- * the registration is gone (declared dead, or DROP EXTENSION).
+ * Only who has a lease claims, and the lock on the worker's own row fences it: once it has been declared dead, or goes on
+ * over another session, it claims nothing. That row is locked after the requests were picked, and only if there were any: a look that finds nothing writes
+ * nothing. With a lease there is a row, of nulls where nothing was claimed; no row at all means that the lease has lapsed,
+ * or the registration is gone (declared dead, or DROP EXTENSION) or another session's.
  */
 const claimStatement: Statement = {
   name: 'pgfetch_claim',
   text: `
     with me as materialized (
-      select w.id from net.worker w where w.id = $1 and w.lease_until > pg_catalog.clock_timestamp()
+      select w.id
+      from net.worker w
+      where w.id = $1
+        and w.lease_until > pg_catalog.clock_timestamp()
+        and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
     ),
     due as materialized (
       select q.id
@@ -39,7 +43,12 @@ const claimStatement: Statement = {
       select id from due union all select id from fresh
     ),
     alive as materialized (
-      select w.id from net.worker w where w.id = $1 and exists (select from picked) for key share
+      select w.id
+      from net.worker w
+      where w.id = $1
+        and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
+        and exists (select from picked)
+      for key share
     ),
     claimed as (
       update net.http_request_queue q
@@ -61,7 +70,11 @@ const claimAmongStatement: Statement = {
   name: 'pgfetch_claim_among',
   text: `
     with me as materialized (
-      select w.id from net.worker w where w.id = $1 and w.lease_until > pg_catalog.clock_timestamp()
+      select w.id
+      from net.worker w
+      where w.id = $1
+        and w.lease_until > pg_catalog.clock_timestamp()
+        and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
     ),
     due as materialized (
       select q.id
@@ -92,7 +105,12 @@ const claimAmongStatement: Statement = {
       select id from due union all select id from fresh
     ),
     alive as materialized (
-      select w.id from net.worker w where w.id = $1 and exists (select from picked) for key share
+      select w.id
+      from net.worker w
+      where w.id = $1
+        and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
+        and exists (select from picked)
+      for key share
     ),
     claimed as (
       update net.http_request_queue q

@@ -69,6 +69,19 @@ const reclaimOrphansStatement: Statement = {
     select pg_catalog.count(*) as freed from freed`,
 };
 
+/** What was claimed as worker `$1`'s and never reached it: the connection was lost before the answer. */
+const reclaimLostStatement: Statement = {
+  name: 'pgfetch_reclaim_lost',
+  text: `
+    with freed as (
+      update net.http_request_queue q
+      set claimed_by = null, due_at = pg_catalog.clock_timestamp()
+      where q.claimed_by = $1 and q.id <> all ($2::bigint[])
+      returning 1
+    )
+    select pg_catalog.count(*) as freed from freed`,
+};
+
 export type Reclaimed = {
   /** How many requests are free again. */
   readonly freed: number;
@@ -85,6 +98,15 @@ export async function reclaim(session: Session, workerId: bigint): Promise<Recla
     [workerId],
   );
   return { freed: Number(row?.freed ?? 0n), buried: Number(row?.buried ?? 0n), watchMs: row?.watch_ms ?? null };
+}
+
+/**
+ * Frees what is claimed as this worker's but for what it holds, `heldIds`: to be called after a connection was lost and the
+ * registration has a new session. Reads the whole queue. Returns how many.
+ */
+export async function reclaimLost(session: Session, workerId: bigint, heldIds: readonly bigint[]): Promise<number> {
+  const [row] = await session.query<Row & { freed: bigint }>(reclaimLostStatement, [workerId, heldIds]);
+  return Number(row?.freed ?? 0n);
 }
 
 /** Frees claims of workers that are unknown. Reads the whole queue: for the start of a worker. Returns how many. */

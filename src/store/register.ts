@@ -1,9 +1,15 @@
 import type { Row, Session, Statement } from '../postgres/database.ts';
 
-/** Registers a worker, or gives its registration a new session. A registration that is gone is not made again: it was fenced. */
+/**
+ * Registers a worker, or gives its registration a new session. A registration that is gone is not made again: it was fenced.
+ * The lock waits for a claim of the old session that is still under way; none can begin after it.
+ */
 const registerStatement: Statement = {
   name: 'pgfetch_register',
   text: `
+    with held as materialized (
+      select o.id from net.worker o where o.id = $1 for update
+    )
     insert into net.worker as w (id, name, version, role, pid, backend_start, lease_until, restart_seen)
     select
       coalesce($1, pg_catalog.nextval('net.worker_id_seq')), $2, $3,
@@ -12,7 +18,7 @@ const registerStatement: Statement = {
       case when $4 then (select a.backend_start from pg_catalog.pg_stat_activity a where a.pid = pg_catalog.pg_backend_pid()) end,
       pg_catalog.clock_timestamp() + $5 * interval '1 millisecond',
       (select s.last_value from net.worker_restart_seq s)
-    where $1::bigint is null or exists (select from net.worker o where o.id = $1)
+    where $1::bigint is null or exists (select from held)
     on conflict (id) do update
     set role = excluded.role,
         pid = excluded.pid,

@@ -65,6 +65,15 @@ export class Flights {
     return this.slots.total - this.#slotsTaken;
   }
 
+  /** The ids of all requests that this worker holds. */
+  get ids(): readonly bigint[] {
+    return [
+      ...[...this.#lanes.values()].flatMap((lane) => lane.parked.map(({ row }) => row.id)),
+      ...this.#inAir.keys(),
+      ...this.#landed.map(({ settlement }) => settlement.id),
+    ];
+  }
+
   get inAir(): number {
     return this.#inAir.size;
   }

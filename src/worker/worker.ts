@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { readPause } from '../store/pause.ts';
-import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
+import { reclaim, reclaimLost, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, detach, type Registration, register } from '../store/register.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { ConnectionOrders } from './connection-orders.ts';
@@ -91,6 +91,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
   /** Requests that are still claimed could not be given back: the registration stays, so that others see who held them. */
   #leavesBehind = false;
   #hasGivenUp = false;
+  /** A connection was lost: a claim may have been committed whose answer did not arrive. */
+  #mayHaveLostClaims = false;
   readonly #pausing: Pausing;
   #leaveTimer: NodeJS.Timeout | undefined;
 
@@ -195,6 +197,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
           failures = 0;
           this.#said.clear();
         }
+        this.#mayHaveLostClaims = true;
         this.#report(error);
         await this.#rest(backoffMs(failures, backoff, this.#parts.random));
         failures += 1;
@@ -392,9 +395,11 @@ export class Worker extends EventEmitter<WorkerEvents> {
     }
     // Whoever keeps its registration has looked for orphans before: any role may ask for restarts, and the look reads all.
     const orphans = kept === null ? await reclaimOrphans(db) : 0;
-    const freed = orphans + (await reclaim(db, registration.workerId)).freed;
+    const lost = kept !== null && this.#mayHaveLostClaims ? await reclaimLost(db, kept.workerId, this.#flights.ids) : 0;
+    this.#mayHaveLostClaims = false;
+    const freed = orphans + lost + (await reclaim(db, registration.workerId)).freed;
     if (freed > 0) {
-      this.#log.info({ freed }, `${freed} requests of workers that are gone are free again`);
+      this.#log.info({ freed }, `${freed} requests of workers or connections that are gone are free again`);
     }
     return registration;
   }
