@@ -128,7 +128,7 @@ create function net._is_plain(url text, params jsonb, headers jsonb, timeout_mil
   immutable
   parallel safe
 as $$
-  select url collate "C" ~ '^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[]!$-;=?-Z_a-z~[]*)?$'
+  select url collate "C" ~ '^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[]!$-;=?-Z_a-z~[]*$'
     and params = '{}'
     and (headers = '{}' or headers = '{"Content-Type": "application/json"}')
     and timeout_milliseconds between 1 and 86400000
@@ -156,7 +156,8 @@ as $$
   select pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
 $$;
 
--- Whether a worker has promised to look by itself, so that nobody need be notified. To be asked after the INSERT.
+-- Whether a worker has promised to look by itself, so that nobody need be notified; NULL where the sequence says nothing. To
+-- be asked after the INSERT.
 -- API: private
 create function net._is_promised()
   returns boolean
@@ -164,11 +165,9 @@ create function net._is_promised()
   volatile
   parallel unsafe
 as $$
-  select coalesce(
-    pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass)
-      > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000,
-    false
-  )
+  select pg_catalog.to_timestamp(
+    pg_catalog.pg_sequence_last_value('net.wake_promise'::pg_catalog.regclass) / 1000.0::double precision
+  ) > pg_catalog.clock_timestamp()
 $$;
 
 -- The transaction's id (pg_current_xact_id, which is never null) comes before the request's: the workers' low-water mark
@@ -200,10 +199,10 @@ begin
   if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
     select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
   end if;
-  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
-  values ('GET', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role())
-  returning id into request_id;
-  if not net._is_promised() then
+  request_id := nextval('net.http_request_queue_id_seq');
+  insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values (request_id, 'GET', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role());
+  if net._is_promised() is not true then
     perform net._wake();
   end if;
   return request_id;
@@ -241,13 +240,13 @@ begin
     select r.url, r.headers into url, headers
     from net._checked_request(url, params, net._json_headers(headers), timeout_milliseconds) r;
   end if;
-  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  request_id := nextval('net.http_request_queue_id_seq');
+  insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
   values (
-    'POST', url, headers, convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds,
+    request_id, 'POST', url, headers, convert_to(body::text, current_setting('server_encoding')), timeout_milliseconds,
     net._login_role(), net._set_role()
-  )
-  returning id into request_id;
-  if not net._is_promised() then
+  );
+  if net._is_promised() is not true then
     perform net._wake();
   end if;
   return request_id;
@@ -280,10 +279,10 @@ begin
   if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
     select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
   end if;
-  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds, login_role, set_role)
-  values ('DELETE', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role())
-  returning id into request_id;
-  if not net._is_promised() then
+  request_id := nextval('net.http_request_queue_id_seq');
+  insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
+  values (request_id, 'DELETE', url, headers, null, timeout_milliseconds, net._login_role(), net._set_role());
+  if net._is_promised() is not true then
     perform net._wake();
   end if;
   return request_id;
