@@ -66,6 +66,8 @@ type Probe = Row & {
 };
 
 const insufficientPrivilege = '42501';
+const undefinedTable = '42P01';
+const undefinedSchema = '3F000';
 
 /** Looks whether pgfetch is installed here, in a version that this code works with, and on the server it was installed on. */
 export async function inspectInstallation(session: Session): Promise<Installation> {
@@ -77,10 +79,12 @@ export async function inspectInstallation(session: Session): Promise<Installatio
   if (!probe.has_installation) {
     return { kind: probe.has_schema ? 'foreign' : 'missing', database };
   }
+  let isThere = false;
   try {
     const [installed] = await session.query<Row & { schema_version: number; version: string; is_original: boolean }>(
       installationStatement,
     );
+    isThere = true;
     if (installed === undefined) {
       return { kind: 'missing', database };
     }
@@ -98,6 +102,14 @@ export async function inspectInstallation(session: Session): Promise<Installatio
   } catch (error) {
     if (error instanceof PostgresError && error.code === insufficientPrivilege) {
       return { kind: 'no_rights', database, role, message: error.message };
+    }
+    // Dropped since the probe.
+    if (
+      !isThere &&
+      error instanceof PostgresError &&
+      (error.code === undefinedTable || error.code === undefinedSchema)
+    ) {
+      return { kind: 'missing', database };
     }
     throw error;
   }

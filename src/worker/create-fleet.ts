@@ -4,8 +4,8 @@ import { ConfigError, type WorkerConfig } from '../config/worker-config.ts';
 import { type Endpoint, endpointOf, serverOf } from '../postgres/endpoint.ts';
 import { connectToServer, createSender } from './create.ts';
 import { Fleet, type FleetServer } from './fleet.ts';
-import { messageOf } from './opening.ts';
 import type { Send } from './pipeline.ts';
+import { explainFailure } from './problems.ts';
 import { Worker, type WorkerLog } from './worker.ts';
 
 export type CreateFleetOptions = FleetOptions & {
@@ -76,6 +76,6 @@ function endpointFor({ connectionString }: WorkerConfig): Endpoint {
   try {
     return endpointOf(connectionString);
   } catch (cause) {
-    throw new ConfigError([`connectionString cannot be used: ${messageOf(cause)}`]);
+    throw new ConfigError([`connectionString cannot be used: ${explainFailure(cause)}`]);
   }
 }

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { backoffMs } from '../core/backoff.ts';
 import type { Database } from '../postgres/database.ts';
 import { Members, withFields } from './members.ts';
-import { messageOf } from './opening.ts';
+import { explainFailure } from './problems.ts';
 import { Signal } from './signal.ts';
 import type { Worker, WorkerLog } from './worker.ts';
 
@@ -190,7 +190,7 @@ class Rounds {
       this.#said = undefined;
       return true;
     } catch (error) {
-      const message = messageOf(error);
+      const message = explainFailure(error);
       if (message !== this.#said) {
         this.#said = message;
         this.#log.error({}, `cannot look which databases there are: ${message}`);

@@ -1,7 +1,8 @@
 import { type Database, PostgresError } from '../postgres/database.ts';
 import { readDatabases } from '../store/databases.ts';
 import { explain } from './explain.ts';
-import { examine, messageOf } from './opening.ts';
+import { examine } from './opening.ts';
+import { explainFailure } from './problems.ts';
 import type { Worker, WorkerLog } from './worker.ts';
 
 /** More databases than any server is likely to have. */
@@ -126,7 +127,7 @@ export class Members {
       this.#letGo(name, explain(installation));
     } catch (error) {
       // A worker that is there already says by itself what is wrong.
-      if (!this.#members.has(name)) this.#say(name, messageOf(error));
+      if (!this.#members.has(name)) this.#say(name, explainFailure(error));
     }
   }
 

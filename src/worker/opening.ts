@@ -1,18 +1,14 @@
-import { type Database, PostgresError } from '../postgres/database.ts';
+import type { Database } from '../postgres/database.ts';
 import { type Installation, inspectInstallation } from '../store/installation.ts';
 import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
 import { explain } from './explain.ts';
+import { explainFailure, NotReady } from './problems.ts';
 
 /** Where a session goes; what is missing is as in the connection string. */
 export type Target = { readonly database?: string; readonly user?: string };
 
 export type Ready = Extract<Installation, { kind: 'ready' }>;
-
-/** What keeps a worker from serving: it says so once and tries again. */
-export class NotReady extends Error {
-  override readonly name = 'NotReady';
-}
 
 export type OpeningParts = {
   readonly connect: (target: Target) => Promise<Database>;
@@ -66,7 +62,7 @@ async function connectTo(target: Target, { connect, report }: OpeningParts): Pro
   } catch (error) {
     report(
       new NotReady(
-        `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${messageOf(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
+        `pg_net.database_name and pg_net.username name ${JSON.stringify(target)}, where connecting failed (${explainFailure(error)}); keeping the connection string's. Correct or reset those settings, then call net.worker_restart().`,
       ),
     );
     return null;
@@ -103,12 +99,4 @@ export function lacks(missing: readonly string[]): string {
   const shown = missing.slice(0, missingShownMax);
   const more = missing.length - shown.length;
   return `it lacks\n${shown.map((need) => `  - ${need}`).join('\n')}${more > 0 ? `\n  and ${more} more` : ''}`;
-}
-
-/** What an error says, for the log. */
-export function messageOf(error: unknown): string {
-  if (error instanceof PostgresError) {
-    return `${error.message} (SQLSTATE ${error.code})${error.hint === undefined ? '' : `. ${error.hint}`}`;
-  }
-  return error instanceof Error ? error.message : String(error);
 }

@@ -7,10 +7,11 @@ import { deregister, detach, type Registration, register } from '../store/regist
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
-import { messageOf, type Opened, openServed, type Ready, type Target } from './opening.ts';
+import { type Opened, openServed, type Ready, type Target } from './opening.ts';
 import type { Orders } from './orders.ts';
 import { Pausing } from './pausing.ts';
 import type { Send } from './pipeline.ts';
+import { Problems } from './problems.ts';
 import { Service } from './service.ts';
 import { Signal } from './signal.ts';
 import { defaultTiming, type Timing } from './timing.ts';
@@ -28,7 +29,7 @@ export type WorkerEvents = {
   ready: [{ readonly workerId: bigint; readonly database: string; readonly listens: boolean }];
   /** These requests have their responses recorded. */
   recorded: [ids: readonly bigint[]];
-  /** It cannot serve; it goes on trying. Emitted once for the same problem. */
+  /** It cannot serve; it goes on trying. Emitted once for the same problem; its message says what to do, its cause is the error. */
   problem: [Error];
   /** The database is paused: it finishes what is in flight, stays away, and is `ready` again when the pause has ended. */
   paused: [{ readonly database: string; readonly since: Date; readonly by: string | null }];
@@ -82,8 +83,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   #service: Service | undefined;
   #life: Promise<void> | undefined;
   #workerId: bigint | null = null;
-  /** What it has said since it last served soundly. */
-  readonly #said = new Set<string>();
+  readonly #problems: Problems;
   #drained: (() => void)[] = [];
   #stopDeadline: NodeJS.Timeout | undefined;
   #db: Database | undefined;
@@ -101,6 +101,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#parts = parts;
     this.#timing = { ...defaultTiming, ...parts.timing };
     this.#log = parts.log ?? silentLog;
+    this.#problems = new Problems(this.#log, (problem) => this.emit('problem', problem));
     this.#flights = new Flights(parts.send);
     this.#pausing = new Pausing({
       stopTimeoutMs: parts.stopTimeoutMs,
@@ -195,7 +196,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       } catch (error) {
         if (this.#now() - beganMs >= healthyMs) {
           failures = 0;
-          this.#said.clear();
+          this.#problems.forget();
         }
         this.#mayHaveLostClaims = true;
         this.#report(error);
@@ -404,13 +405,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     return registration;
   }
 
-  /** Says what is wrong, once for the same problem. */
   #report(error: unknown): void {
-    const message = messageOf(error);
-    if (!this.#said.has(message)) {
-      this.#said.add(message);
-      this.#log.error({}, message);
-      this.emit('problem', error instanceof Error ? error : new Error(message));
-    }
+    this.#problems.report(error, this.#workerId);
   }
 }

@@ -138,6 +138,21 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     expect(problems[0]).toMatch(/version 9\.9\.9.*Update the worker/s);
   });
 
+  test('says that an object of the schema is missing, and serves when it is back', async () => {
+    const { url } = await installedDatabase(await startTestPostgres({ major }));
+    const echo = await receiver();
+    const sql = await session(url);
+    const { problems } = await working(url);
+    await sql.query('alter table net.worker rename column restart_seen to mislaid');
+    await sql.query('select net.worker_restart()');
+    await until(() => problems.length > 0, 'the problem to be told');
+    expect(problems).toEqual([expect.stringMatching(/restart_seen.* does not exist.*pgfetch doctor/)]);
+    await sql.query('alter table net.worker rename column mislaid to restart_seen');
+    await sql.query(`select net.http_get('${echo.url}/whole')`);
+    await until(() => echo.seen.includes('/whole'), 'a request by the whole schema');
+    expect(problems).toHaveLength(1);
+  });
+
   test('says which rights are missing', async () => {
     const server = await startTestPostgres({ major });
     const { url, name } = await installedDatabase(server);
