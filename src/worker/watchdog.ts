@@ -1,4 +1,4 @@
-import type { Database, Row, Session, Statement } from '../postgres/database.ts';
+import { ConnectionLost, type Database, type Row, type Session, type Statement } from '../postgres/database.ts';
 
 const lookEveryMs = 1_000;
 
@@ -10,10 +10,14 @@ const lookEveryMs = 1_000;
 export function watched(db: Database, limitMs: number, now: () => number): Database {
   const waiting = new Set<{ readonly sinceMs: number }>();
   let timer: NodeJS.Timeout | undefined;
+  let hung: ConnectionLost | undefined;
 
   const look = (): void => {
     for (const { sinceMs } of waiting) {
-      if (now() - sinceMs > limitMs) {
+      if (hung === undefined && now() - sinceMs > limitMs) {
+        hung = new ConnectionLost(
+          `the server left a statement unanswered for ${limitMs / 1_000} s: the network between may have dropped the connection. Connecting anew.`,
+        );
         void db.close();
         return;
       }
@@ -25,6 +29,8 @@ export function watched(db: Database, limitMs: number, now: () => number): Datab
     timer ??= setInterval(look, lookEveryMs).unref();
     try {
       return await promise;
+    } catch (error) {
+      throw hung ?? error;
     } finally {
       waiting.delete(entry);
     }
@@ -33,7 +39,7 @@ export function watched(db: Database, limitMs: number, now: () => number): Datab
 
   return {
     kind: db.kind,
-    ended: db.ended,
+    ended: db.ended.then((reason) => hung ?? reason),
     query: <R extends Row>(statement: Statement, parameters?: Parameters<Session['query']>[1]) =>
       answer(db.query<R>(statement, parameters)),
     execute: (script) => answer(db.execute(script)),

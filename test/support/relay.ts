@@ -8,8 +8,11 @@ export type Relay = {
   cut(): void;
   /** Lets new connections through, to that port of this machine. */
   pointTo(port: number): void;
-  /** Passes nothing on any more in either direction, and ends nothing: a network that swallows packets. New connections too. */
-  swallow(): void;
+  /**
+   * Ends nothing and passes nothing on any more, as a network that swallows packets, until {@link pointTo}: in either direction
+   * (then new connections get no answer either), or the server's answers alone.
+   */
+  swallow(what?: 'everything' | 'answers'): void;
   /** How many connections there are. */
   readonly connections: number;
   close(): Promise<void>;
@@ -18,7 +21,7 @@ export type Relay = {
 /** Starts a relay to that port of 127.0.0.1. */
 export async function startRelay(port: number): Promise<Relay> {
   let target: number | undefined = port;
-  let swallows = false;
+  let swallowed: 'nothing' | 'everything' | 'answers' = 'nothing';
   const sockets = new Set<net.Socket>();
   const keep = (socket: net.Socket): void => {
     sockets.add(socket);
@@ -31,7 +34,7 @@ export async function startRelay(port: number): Promise<Relay> {
       client.destroy();
       return;
     }
-    if (swallows) return;
+    if (swallowed === 'everything') return;
     const upstream = net.connect(target, '127.0.0.1');
     keep(upstream);
     for (const [from, to] of [
@@ -39,7 +42,7 @@ export async function startRelay(port: number): Promise<Relay> {
       [upstream, client],
     ] as const) {
       from.on('data', (chunk) => {
-        if (!swallows) to.write(chunk);
+        if (swallowed === 'nothing' || (swallowed === 'answers' && to === upstream)) to.write(chunk);
       });
       from.once('close', () => to.destroy());
     }
@@ -60,11 +63,11 @@ export async function startRelay(port: number): Promise<Relay> {
       drop();
     },
     pointTo: (to) => {
-      swallows = false;
+      swallowed = 'nothing';
       target = to;
     },
-    swallow: () => {
-      swallows = true;
+    swallow: (what = 'everything') => {
+      swallowed = what;
     },
     get connections() {
       return sockets.size;
