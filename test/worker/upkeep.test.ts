@@ -47,6 +47,7 @@ describe('a worker', () => {
     const sent: string[] = [];
     const answers: (() => void)[] = [];
     let isHolding = false;
+    let late: { readonly name: string; readonly arrived: () => void; readonly released: Promise<void> } | undefined;
     const problems: string[] = [];
     const reply: Outcome = {
       kind: 'reply',
@@ -64,9 +65,16 @@ describe('a worker', () => {
           connectTimeoutMs: 5_000,
           sessionSettings,
         });
-        const query = <R extends Row>(statement: Statement, parameters?: readonly Parameter[]) => {
+        const query = async <R extends Row>(statement: Statement, parameters?: readonly Parameter[]) => {
           statements.push(statement.name);
-          return db.query<R>(statement, parameters);
+          const rows = await db.query<R>(statement, parameters);
+          if (late?.name === statement.name) {
+            const { arrived, released } = late;
+            late = undefined;
+            arrived();
+            await released;
+          }
+          return rows;
         };
         return {
           kind: db.kind,
@@ -104,6 +112,17 @@ describe('a worker', () => {
       answer: () => {
         isHolding = false;
         for (const each of answers.splice(0)) each();
+      },
+      /** Keeps the next answer to that statement back until it is let go. */
+      keepBack: (name: string) => {
+        let letGo = (): void => {};
+        const arrived = new Promise<void>((resolve) => {
+          const released = new Promise<void>((go) => {
+            letGo = go;
+          });
+          late = { name, arrived: resolve, released };
+        });
+        return { arrived, letGo: () => letGo() };
       },
       putForward: (ms: number) => {
         aheadMs += ms;
@@ -146,21 +165,30 @@ describe('a worker', () => {
     );
   });
 
-  test('hears of a request however often its connection was lost before', async () => {
+  test('what is left of an ended connection takes no wake-up from the next one', async () => {
     // Nothing but the notification leads to a look.
-    const { worker } = await start({ quietMs: never, reclaimEveryMs: never, pingEveryMs: never, promiseMs: never });
-    for (let round = 0; round < 20; round += 1) {
-      const ready = new Promise((resolve) => worker.once('ready', resolve));
-      await sql.query(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pg_net test'`);
-      await ready;
-      await until(
-        async () => (await sql.query('select last_value::int as v from net.wake_promise')).rows[0].v === 1,
-        'nobody promises',
-      );
-      // The first finds it about to begin; the second at rest.
-      await answered(await enqueue(`${round}/first`));
-      await answered(await enqueue(`${round}/second`));
-    }
+    const { worker, sent, hold, answer, keepBack, putForward } = await start({
+      quietMs: never * 1_000,
+      reclaimEveryMs: never,
+      pingEveryMs: never * 1_000,
+    });
+    hold();
+    await enqueue('held');
+    await until(() => sent.length === 1, 'a request is in flight');
+    // The last statement before the loop waits again: its answer comes when the connection is long gone.
+    const { arrived, letGo } = keepBack('pgfetch_next_due');
+    putForward(2 * never);
+    const second = await enqueue('that-makes-it-tend');
+    await arrived;
+    const ready = new Promise((resolve) => worker.once('ready', resolve));
+    await sql.query(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pg_net test'`);
+    await ready;
+    answer();
+    await answered(second);
+    await worker.drain();
+    await answered(await enqueue('by-the-next-connection'));
+    letGo();
+    for (let i = 0; i < 5; i += 1) await answered(await enqueue(`afterwards-${i}`));
   });
 
   test('keeps its pace beside an expired response that somebody has locked, and deletes it afterwards', async () => {
