@@ -126,6 +126,38 @@ describe.skipIf(process.platform === 'win32').each(availableMajors())('on Postgr
     await until(() => receiver.seen.includes('/afterwards'), 'a request on the new primary');
   });
 
+  test.each(['fast', 'immediate'] as const)(
+    'a %s restart in the middle of durable work: everything is answered',
+    async (mode) => {
+      const server = await startTestPostgres({ major, settings: { 'pgfetch_test.name': `durable, ${mode}` } });
+      const database = await installedDatabase(server);
+      const receiver = await holdingReceiver();
+      const sql = await session(database.url);
+      await sql.query('select net.set_durable(true)');
+      const relay = await startRelay(server.port);
+      closing.push(() => relay.close());
+      const { problems } = await working(database.url, relay);
+      await sql.query(
+        `select net.http_get('${receiver.url}/' || n, timeout_milliseconds := 60000) from generate_series(1, 500) n`,
+      );
+      await until(() => receiver.seen.length >= 50, 'many are in flight');
+      await server.restart(mode);
+      receiver.open();
+      const after = await session(database.url);
+      await until(
+        async () => (await after.query('select count(*)::int as n from net._http_response')).rows[0].n === 500,
+        'everything is answered',
+        30_000,
+      );
+      expect((await after.query('select from net.http_request_queue')).rowCount).toBe(0);
+      expect(new Set(receiver.seen).size).toBe(500);
+      // A clean restart keeps the registration: what was in flight is recorded, and not sent again.
+      if (mode === 'fast') expect(receiver.seen).toHaveLength(500);
+      expect(problems.length).toBeGreaterThan(0);
+      expect(new Set(problems).size).toBe(problems.length);
+    },
+  );
+
   test('without durable mode the queue does not come along; the worker and the ids go on', async () => {
     const { primary, standby, database, standbyUrl, relay, sql, caughtUp } = await pair('failover, not durable');
     const receiver = await holdingReceiver();

@@ -9,8 +9,18 @@ const workerSteps = 6;
 
 /** The ways in which a transaction may enqueue: its steps, of which others can come between. */
 const ways: Record<string, (transaction: SteppedEnqueue, path: string) => readonly (() => Promise<unknown>)[]> = {
-  'by itself': (transaction, path) => [
+  'by http_get': (transaction, path) => [
     () => transaction.insert(path),
+    () => transaction.compare(),
+    () => transaction.execute('commit'),
+  ],
+  'by http_post': (transaction, path) => [
+    () => transaction.insert(path, 'post'),
+    () => transaction.compare(),
+    () => transaction.execute('commit'),
+  ],
+  'by http_delete': (transaction, path) => [
+    () => transaction.insert(path, 'delete'),
     () => transaction.compare(),
     () => transaction.execute('commit'),
   ],

@@ -153,6 +153,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
       quietMs: Number.MAX_SAFE_INTEGER,
       reclaimEveryMs: never,
       pingEveryMs: Number.MAX_SAFE_INTEGER,
+      pausedEveryMs: Number.MAX_SAFE_INTEGER,
       lingerMs: 5,
     },
     listens: true,
@@ -233,6 +234,12 @@ export type IsolationLevel = (typeof isolationLevels)[number];
 
 const stopKey = 7_301;
 
+const documentedFunctions = {
+  get: 'select net.http_get($1) as id',
+  post: 'select net.http_post($1) as id',
+  delete: 'select net.http_delete($1) as id',
+};
+
 /**
  * A session that enqueues through the documented function, which stops after its INSERT: `insert` returns there, and `compare`
  * lets it look at the promise and return. Only one of them in a database.
@@ -276,11 +283,11 @@ export class SteppedEnqueue {
     await this.#client.query(statement);
   }
 
-  /** Up to after the INSERT. `path` names the request: its URL is `http://receiver/stepped/<path>`. */
-  async insert(path: string): Promise<void> {
+  /** Up to after the INSERT, which each documented function has of its own. `path` names the request: its URL is `http://receiver/stepped/<path>`. */
+  async insert(path: string, method: keyof typeof documentedFunctions = 'get'): Promise<void> {
     await this.#controller.query('select pg_advisory_lock($1)', [stopKey]);
     this.#call = this.#client
-      .query<{ id: string }>('select net.http_get($1) as id', [steppedUrl(path)])
+      .query<{ id: string }>(documentedFunctions[method], [steppedUrl(path)])
       .then(({ rows }) => BigInt(rows[0]?.id ?? 0));
     this.#call.catch(() => {});
     for (;;) {
