@@ -165,4 +165,11 @@ describe('a promise whose worker dies', () => {
       { numRuns: 150 },
     );
   });
+
+  // Announced, and then made so late (a paused process, a network that hangs) that the heir has looked already; or announced
+  // before the heir listened. Whoever buries a worker inherits what it may have promised.
+  test('nor where the promise was made only after the heir had looked', async () => {
+    await open();
+    for (const isolation of isolationLevels) await run('WTHHHHWWEEDTHHHHE', isolation);
+  });
 });
