@@ -144,7 +144,7 @@ export class Members {
     });
     worker.on('problem', (error) => {
       this.#parts.onProblem(error, name);
-      if (error instanceof PostgresError && isAboutDatabase(error)) this.#parts.onScanWanted();
+      if (error.cause instanceof PostgresError && isAboutDatabase(error.cause)) this.#parts.onScanWanted();
     });
     this.#members.set(name, worker);
     void worker.start({ wait: false });

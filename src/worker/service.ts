@@ -222,8 +222,8 @@ export class Service {
     const stretch = this.#lookout.beforeLook(now());
     const slots = Math.min(flights.freeSlots, settings.batchSize);
     const { origins } = this.#backlogs;
-    const among = origins.length === 0 ? undefined : { origins, included: false };
-    const claimed = await claim(db, workerId, slots, stretch.afterId, among);
+    const others = origins.length === 0 ? undefined : { origins, included: false };
+    const claimed = await claim(db, workerId, slots, stretch.afterId, others);
     if (claimed === null) {
       this.#doubtLease();
       return;
@@ -350,10 +350,6 @@ export class Service {
     const { db, workerId, settings, timing, warn } = this.#c;
     this.#lastTendedMs = now;
     this.#alarmMs = never;
-    if (now >= this.#otherPromiseMs) {
-      this.#otherPromiseMs = never;
-      await this.#lookout.takeOver();
-    }
     if (now - this.#lastSweptMs >= sweepEveryMs) {
       this.#lastSweptMs = now;
       this.#lookout.sweep();
@@ -362,6 +358,11 @@ export class Service {
     const { freed: freedByDeath, buried, watchMs } = await reclaim(db, workerId);
     // What a dead worker claimed while it was being buried.
     const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);
+    // It may have promised to look after we last looked in its stead.
+    if (buried > 0 || now >= this.#otherPromiseMs) {
+      this.#otherPromiseMs = never;
+      await this.#lookout.takeOver();
+    }
     if (freed > 0) {
       warn(`${freed} requests of a worker that is gone are free again`);
       this.#stir(now);

@@ -14,7 +14,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
   test('is created, dropped and created again', async () => {
     const site = await openSite(major);
     await site.sql('create extension pg_net');
-    expect(await site.sql(settingsShown)).toHaveLength(6);
+    expect(await site.sql(settingsShown)).toHaveLength(7);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`)).toEqual([{ id: 1 }]);
     await site.sql('drop extension pg_net');
     expect(await site.sql(settingsShown)).toEqual([]);
@@ -73,7 +73,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
       { owner },
     ]);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`, owner)).toEqual([{ id: 1 }]);
-    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(6);
+    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(7);
     await site.sql('drop extension pg_net', owner);
     await site.sql('create extension pg_net', owner);
   });
