@@ -1,25 +1,24 @@
 // From commit to a response that another session can see: from idle, back to back, and at steady rates.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createWorker } from '../dist/index.js';
-import { benchmark, percentile, rounded } from './stage.mjs';
+import { p50and99, percentile, rounded } from './numbers.mjs';
+import { benchmark } from './stage.mjs';
+import { openTraffic, recordedMs } from './traffic.mjs';
 
 await benchmark(
   'latency',
   { requests: { type: 'string', default: '300' } },
-  async ({ url, target, session, number, say }) => {
+  async ({ target, session, worker, number, say }) => {
     const requests = number('requests', 20);
     const asking = await session();
     const looking = await session();
-    const worker = createWorker({ connectionString: url, allow: ['loopback'] });
-    await worker.start();
-    const result = {};
+    await worker();
 
     /** Enqueues, commits, and looks until the response is there. */
     const once = async () => {
       const { rows } = await asking.query({
         name: 'ask',
         text: 'select net.http_get($1) as id',
-        values: [`${target}/`],
+        values: [`${target.url}/`],
       });
       const committed = performance.now();
       for (;;) {
@@ -36,60 +35,49 @@ await benchmark(
       const took = [];
       for (let i = 0; i < count; i++) {
         took.push(await once());
-        const pause = pauseMs();
-        if (pause > 0) await sleep(pause);
+        if (pauseMs > 0) await sleep(pauseMs);
       }
-      result[`${name}, ms`] = { p50: rounded(percentile(took, 0.5)), p99: rounded(percentile(took, 0.99)) };
       say(`${name}: p50 ${rounded(percentile(took, 0.5))} ms`);
+      return took;
     };
-    try {
-      await measure('warm-up', () => 0, 50);
-      delete result['warm-up, ms'];
-      await measure('idle (one every 1.2 s)', () => 1_200, Math.max(3, Math.round(requests / 15)));
-      await measure('back to back', () => 0, requests);
-      await measure('50/s', () => 18, requests);
-      Object.assign(result, await steady(worker, session, looking, target, number('requests', 20) * 10));
-    } finally {
-      await worker.stop();
-    }
-    return { requests, ...result };
+    await measure('warm-up', 0, 50);
+    const idle = await measure('idle (one every 1.2 s)', 1_200, Math.max(3, Math.round(requests / 10)));
+    const backToBack = await measure('back to back', 0, requests);
+    const fifty = await measure('50/s', 18, requests);
+    const traffic = await openTraffic(session, `${target.url}/`);
+    const { sent, seconds, asked } = await traffic({ perSecond: 1_000, goesOn: (count) => count < requests * 10 });
+    const thousand = await recordedMs(looking, asked);
+
+    return {
+      measured: {
+        requests,
+        'idle (one every 1.2 s), ms': p50and99(idle),
+        'back to back, ms': p50and99(backToBack),
+        '50/s, ms': p50and99(fifty),
+        'steady rate, requests/s': Math.round(sent / seconds),
+        'at that rate, ms (to the recording statement)': p50and99(thousand),
+        plot: Object.fromEntries(
+          Object.entries({ idle, 'back to back': backToBack, '50/s': fifty, '1,000/s': thousand }).map(
+            ([name, took]) => [name, quantiles(took)],
+          ),
+        ),
+      },
+      rows: [
+        row('commit to visible response, idle', idle, 'p50 2 ms, p99 10 ms', 'p50 1.4 ms, p99 2.4 ms'),
+        row('the same, back to back', backToBack, 'as idle', 'p50 1,001 ms'),
+        row('the same, 50/s', fifty, 'as idle', 'p50 507 ms'),
+        row('commit to the recording of the response, 1,000/s', thousand),
+      ],
+    };
   },
 );
 
-/** 1,000/s from eight sessions: each response's age is read from the clock of the server that wrote it. */
-async function steady(_worker, session, looking, target, count) {
-  const clients = await Promise.all(Array.from({ length: 8 }, () => session()));
-  const committed = new Map();
-  const began = performance.now();
-  await Promise.all(
-    clients.map(async (client, c) => {
-      for (let i = c; i < count; i += clients.length) {
-        const wait = began + i - performance.now();
-        if (wait > 0) await sleep(wait);
-        const { rows } = await client.query({
-          name: 'ask',
-          text: 'select net.http_get($1) as id',
-          values: [`${target}/`],
-        });
-        committed.set(rows[0].id, Date.now() + (performance.now() % 1));
-      }
-    }),
-  );
-  const seconds = (performance.now() - began) / 1_000;
-  const ids = [...committed.keys()];
-  let rows = [];
-  while (rows.length < ids.length) {
-    ({ rows } = await looking.query(
-      'select id, extract(epoch from created)::float8 * 1000 as at from net._http_response where id = any($1)',
-      [ids],
-    ));
-  }
-  const ages = rows.map((row) => Math.max(0, row.at - committed.get(row.id)));
-  return {
-    'steady rate, requests/s': Math.round(count / seconds),
-    'at that rate, ms (to the recording statement)': {
-      p50: rounded(percentile(ages, 0.5)),
-      p99: rounded(percentile(ages, 0.99)),
-    },
-  };
+function row(what, took, wanted, pgNet) {
+  const { p50, p99 } = p50and99(took, 1);
+  return { what, here: `p50 ${p50} ms, p99 ${p99} ms`, wanted, pgNet };
+}
+
+/** 0 % to 99 %: the shape of the distribution. */
+function quantiles(took) {
+  return Array.from({ length: 100 }, (_, percent) => rounded(percentile(took, percent / 100)));
 }

@@ -1,10 +1,35 @@
 // The receiver of the benchmarks, a process of its own: answers every request with 200 and two bytes, as cheaply as Node.js
-// can, so that what is measured is not the target. `/slow/MS` answers after MS milliseconds, `/never` never does.
+// can, so that what is measured is not the target. `/slow/MS` answers after MS milliseconds, `/never` never does, `/bytes/N`
+// answers with N bytes. Told to count, it says when each so many requests have been answered.
 import net from 'node:net';
 
 const answer = Buffer.from('HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok');
+const bodies = new Map();
 
-const server = net.createServer({ noDelay: true }, (socket) => {
+let round = 0;
+let answered = 0;
+let every = Number.POSITIVE_INFINITY;
+let upTo = Number.POSITIVE_INFINITY;
+
+function onAnswered() {
+  answered += 1;
+  if (answered % every !== 0 && answered !== upTo) return;
+  process.send?.({ round, answered, at: performance.timeOrigin + performance.now() });
+}
+
+function answerOfBytes(bytes) {
+  let whole = bodies.get(bytes);
+  if (whole === undefined) {
+    whole = Buffer.concat([
+      Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ${bytes}\r\n\r\n`),
+      Buffer.alloc(bytes, 'x'),
+    ]);
+    bodies.set(bytes, whole);
+  }
+  return whole;
+}
+
+const onSocket = (socket) => {
   let pending = '';
   socket.on('error', () => {});
   socket.on('data', (data) => {
@@ -17,13 +42,34 @@ const server = net.createServer({ noDelay: true }, (socket) => {
       const end = headEnd + 4 + (length === null ? 0 : Number(length[1]));
       if (text.length < end) break;
       text = text.slice(end);
-      const slow = /^\w+ \/(?:slow\/(\d+)|(never))/.exec(head);
-      if (slow === null) socket.write(answer);
-      else if (slow[1] !== undefined) setTimeout(() => socket.writable && socket.write(answer), Number(slow[1]));
+      const special = /^\w+ \/(?:(slow|bytes)\/(\d+)|never)/.exec(head);
+      if (special === null) {
+        socket.write(answer);
+        onAnswered();
+      } else if (special[1] === 'slow') {
+        setTimeout(() => socket.writable && socket.write(answer), Number(special[2]));
+      } else if (special[1] === 'bytes') {
+        socket.write(answerOfBytes(Number(special[2])));
+      }
     }
     pending = text;
   });
-});
+};
 
-server.listen(0, '127.0.0.1', () => process.send?.({ port: server.address().port }));
+const ports = await Promise.all(
+  [0, 1, 2].map(
+    () =>
+      new Promise((resolve) => {
+        const server = net.createServer({ noDelay: true }, onSocket);
+        server.listen({ port: 0, host: process.argv[2] ?? '127.0.0.1', backlog: 4_096 }, () =>
+          resolve(server.address().port),
+        );
+      }),
+  ),
+);
+process.on('message', ({ count }) => {
+  ({ round, every, upTo } = count);
+  answered = 0;
+});
 process.once('disconnect', () => process.exit(0));
+process.send?.({ ports });
