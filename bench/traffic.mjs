@@ -10,19 +10,19 @@ export async function openTraffic(session, url) {
   const watching = await session();
 
   /**
-   * @param {{ perSecond: number, goesOn: (sent: number) => boolean, watch?: boolean }} how `watch`: looks all the time which
-   *   responses another session can see.
+   * @param {{ perSecond: number, goesOn: (sent: number) => boolean, watchFrom?: number }} how `watchFrom`: from which request on to
+   *   look all the time which responses another session can see; none, if it is not given.
    * @returns {Promise<{ sent: number, seconds: number, asked: Map<string, number>, visibleMs: number[] }>} when each was asked for,
    *   by the server's clock, and, if watched, how long after its commit each response was visible.
    */
-  return async function traffic({ perSecond, goesOn, watch = false }) {
+  return async function traffic({ perSecond, goesOn, watchFrom = Number.POSITIVE_INFINITY }) {
     const asked = new Map();
     const pending = new Map();
     const visibleMs = [];
     let sent = 0;
     let isOver = false;
     const began = performance.now();
-    const watched = watch ? look() : Promise.resolve();
+    const watched = look();
     await Promise.all(clients.map(send));
     const seconds = (performance.now() - began) / 1_000;
     isOver = true;
@@ -41,7 +41,7 @@ export async function openTraffic(session, url) {
           values: [url],
         });
         asked.set(rows[0].id, rows[0].at);
-        if (watch) pending.set(rows[0].id, now());
+        if (turn >= watchFrom) pending.set(rows[0].id, now());
       }
     }
 
