@@ -2,6 +2,7 @@
 // vacuumed), and while a million old responses expire beside live traffic.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { grouped, median, percentile, rounded } from './numbers.mjs';
+import { now } from './processes.mjs';
 import { benchmark } from './stage.mjs';
 import { openTraffic } from './traffic.mjs';
 
@@ -85,24 +86,30 @@ async function horizon(stage, measured, rows) {
   const { target, sql, session, number, empty, recorded, ownWorker, say } = stage;
   const held = number('held', 5_000);
   const portion = held / 20;
-  await empty();
   const worker = await ownWorker();
+  // What a worker is slow at first for is not what is looked at.
+  await sql.query(enqueueStatement, [`${target.url}/`, portion]);
+  await recorded(portion);
+  await empty();
   const holding = await session();
   await holding.query('begin isolation level repeatable read');
   await holding.query('select pg_current_xact_id()');
   const answered = target.count(held, portion);
+  await sql.query('begin');
   await sql.query(enqueueStatement, [`${target.url}/`, held]);
+  await sql.query('commit');
+  const committed = now();
   await answered.done;
   await recorded(held);
   await holding.query('rollback');
   await empty();
   await worker.stop();
-  // The first portion has the start in it: its rate is taken from the first sample on.
-  const rates = answered.samples.slice(1).map(({ answered: count, at }, i) => ({
+  const rates = answered.samples.map(({ answered: count, at }, i) => ({
     answered: count,
-    'requests/s': Math.round((portion / (at - answered.samples[i].at)) * 1_000),
+    'requests/s': Math.round((portion / (at - (answered.samples[i - 1]?.at ?? committed))) * 1_000),
   }));
-  const rate = (some) => median(some.map((sample) => sample['requests/s']));
+  // Equal portions: the mean rate is the harmonic one.
+  const rate = (some) => some.length / some.reduce((sum, sample) => sum + 1 / sample['requests/s'], 0);
   const ratio = rounded(rate(rates.slice(-2)) / rate(rates.slice(0, 2)));
   say(`horizon held: ${rates.map((sample) => grouped(sample['requests/s'])).join(', ')}/s`);
   measured[`requests/s while the horizon is held`] = rates;

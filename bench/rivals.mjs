@@ -121,14 +121,14 @@ function report({ requests, rounds, rates, latencies }) {
       plot: { rates },
     },
     rows: [
-      {
-        what: `draining ${grouped(requests)} GETs, fresh processes: ${names.join('; ')}`,
-        here: names.map((name) => `${grouped(median(rates[name]))}/s`).join('; '),
-      },
-      {
-        what: `one alone, commit to the target: ${queues.join('; ')}`,
-        here: queues.map((name) => `p50 ${p50and99(latencies[name], 1).p50} ms`).join('; '),
-      },
+      ...names.map((name) => ({
+        what: `draining ${grouped(requests)} GETs in a fresh process: ${name}`,
+        here: `${grouped(median(rates[name]))}/s`,
+      })),
+      ...queues.map((name) => ({
+        what: `one alone, commit to the target: ${name}`,
+        here: `p50 ${p50and99(latencies[name], 1).p50} ms, p99 ${p50and99(latencies[name], 1).p99} ms`,
+      })),
     ],
   };
 }
