@@ -1,6 +1,6 @@
 // What enqueuing costs a transaction, beside the plain INSERT of the same row into the same table: pgbench drives both, in turn.
-// No worker of ours runs: the promise that a busy one would keep, and that spares the transactions NOTIFY, is made by hand, so
-// that the receiving side takes no part.
+// No worker runs: the promise that a busy one would keep, and that spares the transactions NOTIFY, is made by hand, so that the
+// receiving side takes no part. With `--worker none` the server's own is left to do as it does.
 import { grouped, median, rounded } from './numbers.mjs';
 import { openPgbench, pgbenchMissing, pgbenchOption } from './pgbench.mjs';
 import { benchmark } from './stage.mjs';
@@ -20,7 +20,7 @@ await benchmark(
     const { sql, options, number } = stage;
     const measured = { seconds: number('seconds', 1), rounds: number('rounds', 1) };
     const rows = [];
-    const statements = await statementsFor(sql);
+    const statements = await statementsFor(sql, options.worker !== 'none');
     const { insert, enqueue } = statements;
     const durable = "insert into public.pgfetch_bench_order (note) values ('a row that must not be lost');\n";
     const pgbench = await openPgbench(options.pgbench, {
@@ -49,7 +49,7 @@ await benchmark(
 );
 
 /** The plain INSERT says of a row what the function says of it. pg_net's table has the documented columns only, and no promise. */
-async function statementsFor(sql) {
+async function statementsFor(sql, makesPromise) {
   const { rows } = await sql.query(`
     select
       to_regclass('net.wake_promise') is not null as promises,
@@ -62,9 +62,10 @@ async function statementsFor(sql) {
     enqueue: `select net.http_get('${url}');\n`,
     bulkInsert: `insert into net.http_request_queue ${columns} select 'POST', '${url}', '{"Content-Type": "application/json"}', convert_to('{"a": 1}'::jsonb::text, 'UTF8'), 2000${value} from generate_series(1, $1::int)`,
     bulkEnqueue: `select count(net.http_post('${url}', '{"a": 1}')) from generate_series(1, $1::int)`,
-    promise: promises
-      ? `select setval('net.wake_promise', (extract(epoch from clock_timestamp()) * 1000)::bigint + 3600000)`
-      : undefined,
+    promise:
+      promises && makesPromise
+        ? `select setval('net.wake_promise', (extract(epoch from clock_timestamp()) * 1000)::bigint + 3600000)`
+        : undefined,
   };
 }
 

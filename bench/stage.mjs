@@ -27,7 +27,7 @@ import { startTarget, startWorker } from './processes.mjs';
  *   target: Awaited<ReturnType<typeof startTarget>>, worker: () => Promise<import('./processes.mjs').Observed | undefined>,
  *   ownWorker: (start?: (url: string, say: (text: string) => void) => Promise<import('./processes.mjs').Observed>) => Promise<import('./processes.mjs').Observed>,
  *   until: (condition: () => Promise<boolean>, limitSeconds?: number) => Promise<void>,
- *   recorded: (count: number, sql?: pg.Client) => Promise<void>, empty: () => Promise<void>, options: Record<string, string | boolean | undefined>,
+ *   recorded: (count: number, sql?: pg.Client) => Promise<void>, empty: () => Promise<void>, emptyForGood: () => Promise<void>, options: Record<string, string | boolean | undefined>,
  *   number: (name: string, smoke: number) => number, smoke: boolean, say: (text: string) => void,
  * }} Stage
  */
@@ -45,8 +45,13 @@ export async function benchmark(name, options, run) {
     },
   });
   const closing = [];
-  const close = async () => {
-    for (const step of closing.splice(0).reverse()) await step();
+  let closed;
+  const close = () => {
+    closed ??= (async () => {
+      // One that fails leaves no less for the others to do.
+      while (closing.length > 0) await Promise.allSettled([closing.pop()()]);
+    })();
+    return closed;
   };
   for (const signal of ['SIGINT', 'SIGTERM']) {
     process.once(signal, () => void close().finally(() => process.exit(1)));
@@ -57,6 +62,8 @@ export async function benchmark(name, options, run) {
   try {
     const stage = await prepare(values, closing, say);
     const { measured, rows = [] } = await Promise.race([run(stage), stage.workerFailed]);
+    // The next benchmark on that server finds the tables as this one did.
+    if (values['database-url'] !== undefined) await stage.emptyForGood();
     const report = { benchmark: name, node: process.version, cores: cpus().length, ...measured, rows };
     if (values.json) process.stdout.write(`${JSON.stringify(report)}\n`);
     else if (values.markdown) process.stdout.write(markdownRows(report));
@@ -74,6 +81,8 @@ async function prepare(values, closing, say) {
 
   const session = async (of = url) => {
     const client = new pg.Client(of);
+    // Queries fail by themselves; between them, a server that goes away tells nobody.
+    client.on('error', () => {});
     await client.connect();
     closing.push(() => client.end());
     return client;
@@ -105,6 +114,7 @@ async function prepare(values, closing, say) {
       await sleep(Math.min(200, Math.max(1, 2 * (performance.now() - asked))));
     }
   };
+  const empty = () => sql.query('truncate net.http_request_queue, net._http_response');
   return {
     url,
     sql,
@@ -131,7 +141,14 @@ async function prepare(values, closing, say) {
         const { rows } = await of.query('select count(*)::int as recorded from net._http_response');
         return rows[0].recorded >= count;
       }),
-    empty: () => sql.query('truncate net.http_request_queue, net._http_response'),
+    empty,
+    /** What a worker has under way when the queue is emptied is recorded all the same, a little later. */
+    emptyForGood: () =>
+      until(async () => {
+        await empty();
+        await sleep(200);
+        return !(await hasRows(sql));
+      }, 20),
   };
 }
 
@@ -139,14 +156,18 @@ async function prepare(values, closing, say) {
 async function checkTables(sql, given) {
   const { rows } = await sql.query(`select to_regclass('net._http_response') is not null as installed`);
   if (!rows[0].installed) throw new Error('there is no schema net in this database: pgfetch install -d ...');
-  const found = await sql.query(
-    'select exists (select from net.http_request_queue) or exists (select from net._http_response) as some',
-  );
-  if (given !== undefined && found.rows[0].some) {
+  if (given !== undefined && (await hasRows(sql))) {
     throw new Error(
       'net.http_request_queue or net._http_response has rows, and benchmarks empty both: use a database of its own, or TRUNCATE them',
     );
   }
+}
+
+async function hasRows(sql) {
+  const { rows } = await sql.query(
+    'select exists (select from net.http_request_queue) or exists (select from net._http_response) as some',
+  );
+  return rows[0].some;
 }
 
 /** A server of this benchmark's own: nothing is left of it. */
