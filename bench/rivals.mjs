@@ -141,7 +141,7 @@ function prepareRivals(say) {
   }
   if (!existsSync(`${rivalsDirectory}/node_modules/.package-lock.json`)) {
     say('installing the rivals into bench/rivals/node_modules');
-    const { status } = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], {
+    const { status } = spawnSync('npm', ['ci', '--no-audit', '--no-fund', '--prefer-offline', '--fetch-retries=0'], {
       cwd: rivalsDirectory,
       stdio: ['ignore', 'ignore', 'inherit'],
       shell: process.platform === 'win32',
