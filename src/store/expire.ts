@@ -2,7 +2,9 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
 
 /**
  * Deletes at most `$2` responses older than `$1` milliseconds, oldest first, from `$3` on: a bounded step that holds
- * nothing up. The lower bound keeps it from reading again the index entries of what earlier steps deleted.
+ * nothing up. The lower bound keeps it from reading again the index entries of what earlier steps deleted; the upper one is
+ * the statement's time, and not the clock's, because an index can be asked only for what does not change meanwhile: with the
+ * clock, each step would read every response there is.
  */
 const expireStatement: Statement = {
   name: 'pgfetch_expire',
@@ -10,7 +12,7 @@ const expireStatement: Statement = {
     with old as materialized (
       select r.ctid, r.created
       from net._http_response r
-      where r.created >= $3 and r.created < pg_catalog.clock_timestamp() - $1 * interval '1 millisecond'
+      where r.created >= $3 and r.created < pg_catalog.statement_timestamp() - $1 * interval '1 millisecond'
       order by r.created
       limit $2
       for update skip locked

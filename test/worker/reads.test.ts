@@ -1,0 +1,43 @@
+import pg from 'pg';
+import { beforeAll, expect, test } from 'vitest';
+import { connectPg } from '../../src/postgres/pg.ts';
+import { expire } from '../../src/store/expire.ts';
+import { installedDatabase } from '../support/installed.ts';
+import { startTestPostgres, type TestServer } from '../support/servers.ts';
+
+// How much the worker's statements read, by the server's own statistics.
+
+let server: TestServer;
+beforeAll(async () => {
+  server = await startTestPostgres({ major: 18 });
+});
+
+const read = `
+  select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int as rows
+  from pg_stat_user_tables where schemaname = 'net' and relname = $1`;
+
+async function rowsReadOf(client: pg.Client, table: string): Promise<number> {
+  // The statistics of a session count when it ends; those of this one must be fresh.
+  await client.query('select pg_stat_clear_snapshot()');
+  const { rows } = await client.query<{ rows: number }>(read, [table]);
+  return rows[0]?.rows ?? Number.NaN;
+}
+
+test('a look for old responses reads none of those that are not old', async () => {
+  const { url, drop } = await installedDatabase(server);
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(
+    `insert into net._http_response (id, status_code, created)
+     select i, 200, now() - case when i <= 100 then interval '1 day' else interval '1 minute' end from generate_series(1, 20000) i`,
+  );
+  const db = await connectPg({ connectionString: url, applicationName: 'pgfetch test', connectTimeoutMs: 10_000 });
+  const step = await expire(db, 6 * 3_600_000, 1_000, new Date(0));
+  expect(step.rows).toBe(100);
+  expect((await expire(db, 6 * 3_600_000, 1_000, step.upTo)).rows).toBe(0);
+  await db.close();
+  expect(await rowsReadOf(client, '_http_response')).toBeLessThan(1_000);
+  expect((await client.query('select from net._http_response')).rowCount).toBe(19_900);
+  await client.end();
+  await drop();
+});
