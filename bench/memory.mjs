@@ -1,6 +1,6 @@
 // What a worker process takes: with a long queue, under traffic for minutes or an hour (`--minutes 60`), and with large bodies.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { grouped, megabytes, rounded, slope, thinned } from './numbers.mjs';
+import { grouped, median, megabytes, rounded, slope, thinned } from './numbers.mjs';
 import { benchmark } from './stage.mjs';
 import { openTraffic } from './traffic.mjs';
 
@@ -51,7 +51,7 @@ async function longQueue({ target, sql, number, empty, recorded, ownWorker, say 
   });
 }
 
-/** One sample a second; the slope is that of the second half, when what is loaded once has been loaded. */
+/** One sample a second. Growth is what the last quarter takes more than the second one, when what is loaded once has been loaded. */
 async function underTraffic({ target, session, number, smoke, empty, ownWorker, say }, measured, rows) {
   const minutes = number('minutes', 0.05);
   const perSecond = number('rate', 200);
@@ -72,15 +72,21 @@ async function underTraffic({ target, session, number, smoke, empty, ownWorker, 
   await sampled;
   await worker.stop();
   await empty();
-  const perHour = slope(samples.slice(samples.length >> 1)) * 60;
+  const quarter = samples.length / 4;
+  const of = (from, to) =>
+    median(samples.slice(Math.floor(from * quarter), Math.ceil(to * quarter)).map(([, rss]) => rss));
+  const growth = rounded(of(3, 4) - of(1, 2), 1);
+  // Of a short run a slope says nothing.
+  const perHour = minutes < 10 ? undefined : rounded(slope(samples.slice(samples.length >> 1)) * 60, 1);
   const largest = Math.max(...samples.map(([, rss]) => rss));
   const series = thinned(samples, 20).map(([minute, rss]) => ({ minute: rounded(minute), 'RSS, MB': Math.round(rss) }));
   measured[`RSS under ${perSecond}/s`] = series;
-  measured['RSS, slope of the second half, MB/hour'] = rounded(perHour, 1);
-  say(`under ${perSecond}/s for ${minutes} min: at most ${Math.round(largest)} MB, ${rounded(perHour, 1)} MB/hour`);
+  measured['RSS, last quarter to the second, MB (medians)'] = growth;
+  if (perHour !== undefined) measured['RSS, slope of the second half, MB/hour'] = perHour;
+  say(`under ${perSecond}/s for ${minutes} min: at most ${Math.round(largest)} MB, ${growth} MB more at the end`);
   rows.push({
     what: `memory under ${perSecond}/s for ${minutes} min (${grouped(sent)} requests)`,
-    here: `${Math.round(largest)} MB at most, ${rounded(perHour, 1)} MB/hour in the second half`,
+    here: `${Math.round(largest)} MB at most, ${growth} MB more at the end${perHour === undefined ? '' : `, ${perHour} MB/hour`}`,
     wanted: 'flat',
   });
   return thinned(samples, 240).map(([minute, rss]) => ({ minute: rounded(minute, 3), rss: rounded(rss, 1) }));
