@@ -126,7 +126,16 @@ export async function startTarget(host) {
     second,
     third,
     count(upTo, every = upTo, onSample = undefined) {
-      const { promise, resolve } = deferred();
+      const { promise, resolve, reject } = deferred();
+      const timer = setTimeout(
+        () => reject(new Error('not all were answered in 15 minutes: is there a worker?')),
+        900_000,
+      );
+      promise.then(
+        () => clearTimeout(timer),
+        () => {},
+      );
+      timer.unref();
       counting = { round: (counting?.round ?? 0) + 1, upTo, samples: [], onSample, resolve };
       child.send({ count: { round: counting.round, every, upTo } });
       return { samples: counting.samples, done: promise };
@@ -142,8 +151,10 @@ export async function startTarget(host) {
 /** What Promise.withResolvers gives, which Node.js 20 lacks. */
 function deferred() {
   let resolve = () => {};
-  const promise = new Promise((resolvePromise) => {
+  let reject = () => {};
+  const promise = new Promise((resolvePromise, rejectPromise) => {
     resolve = resolvePromise;
+    reject = rejectPromise;
   });
-  return { promise, resolve };
+  return { promise, resolve, reject };
 }
