@@ -7,6 +7,8 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * Rows that came back (`due_at` set) are found through a small index of their own; the others in the order of their ids,
  * above `$3`, so that the dead row versions of finished requests are not read again, however long some other transaction
  * keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
+ * Ids go from one step to the next in arrays, never in joins: a session keeps its plans, and one that was made for an almost
+ * empty queue must not read the whole of a long one.
  *
  * Only who has a lease claims, and the lock on the worker's own row fences it: once it has been declared dead, or goes on
  * over another session, it claims nothing. That row is locked after the requests were picked, and only if there were any: a look that finds nothing writes
@@ -26,7 +28,7 @@ const claimStatement: Statement = {
     due as materialized (
       select q.id
       from net.http_request_queue q
-      where q.due_at <= pg_catalog.clock_timestamp() and q.claimed_by is null and exists (select from me)
+      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and exists (select from me)
       order by q.due_at
       limit $2
       for update skip locked
@@ -40,21 +42,21 @@ const claimStatement: Statement = {
       for update skip locked
     ),
     picked as materialized (
-      select id from due union all select id from fresh
+      select array(select id from due union all select id from fresh) as ids
     ),
     alive as materialized (
       select w.id
       from net.worker w
       where w.id = $1
         and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
-        and exists (select from picked)
+        and pg_catalog.cardinality((select ids from picked)) > 0
       for key share
     ),
     claimed as (
       update net.http_request_queue q
       set claimed_by = alive.id
-      from alive, picked
-      where q.id = picked.id
+      from alive
+      where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
         q.due_at is not null as came_back
     )
@@ -79,14 +81,14 @@ const claimAmongStatement: Statement = {
     due as materialized (
       select q.id
       from net.http_request_queue q
-      where q.due_at <= pg_catalog.clock_timestamp() and q.claimed_by is null and exists (select from me)
+      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and exists (select from me)
         and (pg_catalog.split_part(q.url, '/', 3) = any ($4::text[])) = $5
       order by q.due_at
       limit $2
       for update skip locked
     ),
     fresh as materialized (
-      select q.id
+      select taken.id
       from (
         select w.id, w.url
         from net.http_request_queue w
@@ -94,35 +96,38 @@ const claimAmongStatement: Statement = {
         order by w.id
         limit $6
       ) walked
-      join net.http_request_queue q on q.id = walked.id
+      cross join lateral (
+        select q.id
+        from net.http_request_queue q
+        where q.id = walked.id and q.due_at is null and q.claimed_by is null
+        for update skip locked
+      ) taken
       where (pg_catalog.split_part(walked.url, '/', 3) = any ($4::text[])) = $5
-        and q.due_at is null and q.claimed_by is null
       order by walked.id
       limit $2 - (select pg_catalog.count(*) from due)
-      for update of q skip locked
     ),
     picked as materialized (
-      select id from due union all select id from fresh
+      select array(select id from due union all select id from fresh) as ids
     ),
     alive as materialized (
       select w.id
       from net.worker w
       where w.id = $1
         and (w.pid is null or w.pid = pg_catalog.pg_backend_pid())
-        and exists (select from picked)
+        and pg_catalog.cardinality((select ids from picked)) > 0
       for key share
     ),
     claimed as (
       update net.http_request_queue q
       set claimed_by = alive.id
-      from alive, picked
-      where q.id = picked.id
+      from alive
+      where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
         q.due_at is not null as came_back
     )
     select
       c.*,
-      case when (select pg_catalog.count(*) from picked) < $2 then (
+      case when pg_catalog.cardinality((select ids from picked)) < $2 then (
         select w.id
         from net.http_request_queue w
         where w.id > $3 and w.due_at is null and w.claimed_by is null

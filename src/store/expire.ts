@@ -18,7 +18,7 @@ const expireStatement: Statement = {
       for update skip locked
     ),
     gone as (
-      delete from net._http_response r using old where r.ctid = old.ctid
+      delete from net._http_response r where r.ctid = any (array(select ctid from old))
     )
     select pg_catalog.count(*) as expired, pg_catalog.max(old.created) as upto from old`,
 };

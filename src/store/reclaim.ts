@@ -25,17 +25,22 @@ const reclaimStatement: Statement = {
       where not o.lives or (w.lease_until <= pg_catalog.clock_timestamp() and w.lease_until > 'epoch')
       for update of w skip locked
     ),
+    held as materialized (
+      -- Reads the queue, but only where there is a suspect.
+      select q.id, q.claimed_by
+      from net.http_request_queue q
+      where q.claimed_by = any (array(select id from suspects)) and exists (select from suspects)
+    ),
     freed as (
       update net.http_request_queue q
       set claimed_by = null, due_at = pg_catalog.clock_timestamp()
-      from suspects s, net.http_request_queue held
-      where held.claimed_by = s.id and q.id = held.id and q.claimed_by = held.claimed_by
-      returning s.id as worker_id
+      where q.id = any (array(select id from held)) and q.claimed_by = any (array(select id from suspects))
+      returning 1
     ),
     buried as (
       delete from net.worker w
       using suspects s
-      where w.id = s.id and (not s.lives or s.id in (select worker_id from freed))
+      where w.id = s.id and (not s.lives or s.id in (select claimed_by from held))
       returning w.id
     ),
     idle as (
@@ -43,7 +48,7 @@ const reclaimStatement: Statement = {
       update net.worker w
       set lease_until = 'epoch'
       from suspects s
-      where w.id = s.id and s.lives and s.id not in (select worker_id from freed)
+      where w.id = s.id and s.lives and s.id not in (select claimed_by from held)
     )
     select
       (select pg_catalog.count(*) from freed) as freed,
