@@ -1,6 +1,7 @@
 import dns from 'node:dns';
 import type { Socket } from 'node:net';
 import type { AddressPolicy } from '../core/addresses.ts';
+import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import { createConnector, type ExtraCa, type Lookup } from './connector.ts';
@@ -48,7 +49,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 64 * 1024, redirectsMax = 30 } = options;
   const now = options.now ?? (() => performance.now());
   const sockets = new Set<Socket>();
-  const underWay = new Set<Sending>();
+  const underWay = new Bag<Sending>();
   const onSocket = (socket: Socket): void => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
@@ -71,7 +72,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
 
     async close() {
       closed = true;
-      for (const sending of underWay) sending.cancel(problems.closed);
+      for (const sending of underWay.items()) sending.cancel(problems.closed);
       await Promise.all([...sockets].map(destroyed));
     },
   };

@@ -11,6 +11,8 @@ export class Connection {
   readonly origin: string;
   /** It has carried a request before, so the server may have closed it meanwhile. */
   reused = false;
+  /** Since when it has been kept without a request, on the clock of `performance.now()`. */
+  idleSinceMs = 0;
   readonly #client: Client;
 
   constructor(origin: string, socket: Socket, responseHeaderBytesMax: number) {

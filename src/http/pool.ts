@@ -42,8 +42,7 @@ export class Pool {
   readonly #lanes = new Map<string, Lane>();
   /** The lane of each connection that still counts. */
   readonly #laneOf = new Map<Connection, Lane>();
-  /** All idle connections, the longest idle first. */
-  readonly #idle = new Set<Connection>();
+  #idle = 0;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -76,10 +75,10 @@ export class Pool {
       waiter.resolve(connection);
       return;
     }
+    connection.idleSinceMs = performance.now();
     lane.idle.push(connection);
-    this.#idle.add(connection);
-    const oldest = this.#idle.size > this.#idleMax ? this.#idle.values().next().value : undefined;
-    if (oldest !== undefined) this.discard(oldest);
+    this.#idle += 1;
+    if (this.#idle > this.#idleMax) this.#discardOldest();
   }
 
   /** Closes a connection whose exchange did not complete. */
@@ -101,9 +100,19 @@ export class Pool {
     for (;;) {
       const connection = lane.idle.pop();
       if (connection === undefined) return undefined;
-      this.#idle.delete(connection);
+      this.#idle -= 1;
       if (!connection.socket.destroyed) return connection;
     }
+  }
+
+  /** There are too many idle connections: the one that has been so for longest goes. */
+  #discardOldest(): void {
+    let oldest: Connection | undefined;
+    for (const { idle } of this.#lanes.values()) {
+      const [first] = idle;
+      if (first !== undefined && (oldest === undefined || first.idleSinceMs < oldest.idleSinceMs)) oldest = first;
+    }
+    if (oldest !== undefined) this.discard(oldest);
   }
 
   /** Lets a new connection be dialled at the limit, in the place of the one that has been idle longest. */
@@ -140,7 +149,11 @@ export class Pool {
     const lane = this.#laneOf.get(connection);
     if (lane === undefined) return;
     this.#laneOf.delete(connection);
-    if (this.#idle.delete(connection)) lane.idle.splice(lane.idle.indexOf(connection), 1);
+    const place = lane.idle.lastIndexOf(connection);
+    if (place >= 0) {
+      lane.idle.splice(place, 1);
+      this.#idle -= 1;
+    }
     this.#leave(lane);
   }
 }

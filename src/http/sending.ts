@@ -1,3 +1,4 @@
+import type { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import type { Connection } from './connection.ts';
@@ -17,7 +18,7 @@ export type SendingContext = {
   /** A monotonic clock in milliseconds. */
   readonly now: () => number;
   /** Those under way. */
-  readonly underWay: Set<Sending>;
+  readonly underWay: Bag<Sending>;
 };
 
 /**
@@ -32,6 +33,8 @@ export class Sending {
   readonly #deadline: Deadline;
   readonly #resolve: (outcome: Outcome) => void;
   readonly #signal: AbortSignal | undefined;
+  /** Among those under way; undefined before and after. */
+  #place: number | undefined;
   #hop: Hop | undefined;
   #redirects = 0;
   #connection: Connection | undefined;
@@ -55,7 +58,7 @@ export class Sending {
   }
 
   begin(): void {
-    this.#context.underWay.add(this);
+    this.#place = this.#context.underWay.add(this);
     this.#signal?.addEventListener('abort', this.#abort);
     this.#take(this.#context.firstHops.of(this.#request));
   }
@@ -140,7 +143,7 @@ export class Sending {
   #settle(outcome: Outcome): void {
     if (this.#deadline.ended) return;
     this.#signal?.removeEventListener('abort', this.#abort);
-    this.#context.underWay.delete(this);
+    if (this.#place !== undefined) this.#context.underWay.remove(this.#place);
     this.#resolve(outcome);
     this.#deadline.end();
   }

@@ -1,3 +1,4 @@
+import { Bag } from '../core/bag.ts';
 import type { QueueRow } from '../core/request.ts';
 import type { Settlement } from '../core/settlement.ts';
 import { originOf } from '../store/claim.ts';
@@ -10,6 +11,14 @@ export type Landed = { readonly workerId: bigint; readonly settlement: Settlemen
 export type Slots = { readonly total: number; readonly perOrigin: number };
 
 type Claimed = { readonly workerId: bigint; readonly row: QueueRow };
+
+/** A request that is being sent. */
+type Flight = Claimed & {
+  readonly lane: Lane;
+  place: number;
+  /** Its answer is nobody's any more: it has been given up, or given to others. */
+  isForsaken: boolean;
+};
 
 /** What goes to one origin. */
 type Lane = {
@@ -39,7 +48,7 @@ export class Flights {
   /** The limits; whoever has read the settings sets them. */
   slots: Slots = { total: 1, perOrigin: 1 };
   readonly #send: Send;
-  readonly #inAir = new Map<bigint, { readonly workerId: bigint; readonly lane: Lane }>();
+  readonly #inAir = new Bag<Flight>();
   /** The origins that have anything in the air or parked. */
   readonly #lanes = new Map<string, Lane>();
   #parked = 0;
@@ -69,7 +78,7 @@ export class Flights {
   get ids(): readonly bigint[] {
     return [
       ...[...this.#lanes.values()].flatMap((lane) => lane.parked.map(({ row }) => row.id)),
-      ...this.#inAir.keys(),
+      ...this.#inAir.items().map(({ row }) => row.id),
       ...this.#landed.map(({ settlement }) => settlement.id),
     ];
   }
@@ -146,26 +155,30 @@ export class Flights {
 
   /** Sends a request. A slow one holds its slot and nothing else. */
   #start(row: QueueRow, workerId: bigint, lane: Lane): void {
-    const flight = { workerId, lane };
-    this.#inAir.set(row.id, flight);
+    const flight: Flight = { workerId, row, lane, place: 0, isForsaken: false };
+    flight.place = this.#inAir.add(flight);
     lane.inAir += 1;
     void carryOut(row, this.#send).then((settlement) => {
-      // A flight that was given up has been released or fenced: its answer is nobody's.
-      if (this.#inAir.get(row.id) === flight) {
+      if (!flight.isForsaken) {
         lane.landed += 1;
-        this.#leave(row.id, lane);
+        this.#leave(flight);
         this.#landed.push({ workerId, settlement });
         this.onLanded();
       }
     });
   }
 
-  #leave(id: bigint, lane: Lane): void {
-    this.#inAir.delete(id);
+  #leave({ place, lane }: Flight): void {
+    this.#inAir.remove(place);
     lane.inAir -= 1;
     if (lane.inAir === 0 && lane.parked.length === 0) {
       this.#lanes.delete(lane.origin);
     }
+  }
+
+  #forsake(flight: Flight): void {
+    flight.isForsaken = true;
+    this.#leave(flight);
   }
 
   /** The origins for which requests are parked. */
@@ -229,10 +242,11 @@ export class Flights {
 
   /** Gives up everything that is parked or in the air; returns the ids, to be released. Nothing of them will land. */
   giveUp(): readonly bigint[] {
-    const ids = [...this.unpark(), ...this.#inAir.keys()];
-    this.#inAir.clear();
-    this.#lanes.clear();
-    return ids;
+    const flights = this.#inAir.items();
+    for (const flight of flights) {
+      this.#forsake(flight);
+    }
+    return [...this.unpark(), ...flights.map(({ row }) => row.id)];
   }
 
   /** Lets go of everything, for good: what could not be recorded or released comes free when the session is known dead. */
@@ -245,9 +259,9 @@ export class Flights {
   /** Drops everything that was claimed under another registration: those requests have been given to others. */
   dropAllBut(workerId: bigint): number {
     let dropped = this.#unparkWhere((parked) => parked.workerId !== workerId).length;
-    for (const [id, flight] of this.#inAir) {
+    for (const flight of this.#inAir.items()) {
       if (flight.workerId !== workerId) {
-        this.#leave(id, flight.lane);
+        this.#forsake(flight);
         dropped += 1;
       }
     }
