@@ -20,7 +20,7 @@ export type WorkerOptions = {
   readonly allow?: readonly string[];
   /** The same kinds of entries, refused whatever `allow` says. Default: nothing. At most 1,000 entries. */
   readonly deny?: readonly string[];
-  /** Bytes of a response's body that are kept; the rest of a longer one is not read. 1 KiB to 256 MiB, default 8 MiB. More costs memory: every request in flight may hold as much. */
+  /** Bytes of a response's body that are kept; the rest of a longer one is not read. 1 KiB to 256 MiB, default 8 MiB. More costs memory: bodies over 64 KiB are collected few at a time, 32 MiB of them together or one. */
   readonly responseBytesMax?: number;
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;

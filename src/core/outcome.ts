@@ -17,6 +17,8 @@ export type Reply = {
   readonly body: Uint8Array;
   /** The body was longer than the limit; `body` holds what was read up to it. */
   readonly truncated: boolean;
+  /** To be called when the body is no longer needed, where there is one: large bodies are limited in number. */
+  readonly release?: (() => void) | undefined;
   readonly timings: Timings;
 };
 

@@ -21,6 +21,8 @@ export type Settlement = {
   readonly setRole: number | null;
   /** The exact body; recorded only where `content` cannot hold it. */
   readonly body: Uint8Array | null;
+  /** To be called when it is recorded, or never will be. */
+  readonly release?: (() => void) | undefined;
 };
 
 /** The row to record for what became of a request: a status or an error, never both, never neither. */
@@ -41,6 +43,7 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
       loginRole: row.loginRole,
       setRole: row.setRole,
       body: null,
+      release: undefined,
     };
   }
   const contentType = lastValue(outcome.headers, 'content-type');
@@ -59,6 +62,7 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
     loginRole: row.loginRole,
     setRole: row.setRole,
     body: outcome.body,
+    release: outcome.release,
   };
 }
 

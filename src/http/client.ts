@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import type { AddressPolicy } from '../core/addresses.ts';
 import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
+import { Permits } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import { createConnector, type ExtraCa, type Lookup } from './connector.ts';
 import { problems } from './failures.ts';
@@ -57,7 +58,9 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   const connect = createConnector({ policy, lookup, extraCa: options.tls?.ca, onSocket });
   const pool = new Pool({ connect, connectionsPerOriginMax, responseHeaderBytesMax });
   const firstHops = new FirstHops(userAgent);
-  const context: SendingContext = { pool, firstHops, responseBytesMax, redirectsMax, now, underWay };
+  const largeBodies = new Permits(Math.max(1, Math.floor(largeBodiesBytesMax / responseBytesMax)));
+  const replyLimits = { bodyBytesMax: responseBytesMax, largeBodies };
+  const context: SendingContext = { pool, firstHops, replyLimits, redirectsMax, now, underWay };
   let closed = false;
 
   return {
@@ -77,6 +80,9 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     },
   };
 }
+
+/** What all large bodies together may take: with the default limit that is four of them at a time. */
+const largeBodiesBytesMax = 32 * 1024 * 1024;
 
 const systemLookup: Lookup = (hostname) => dns.promises.lookup(hostname, { all: true, verbatim: true });
 

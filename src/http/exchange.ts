@@ -1,4 +1,5 @@
 import type { Dispatcher } from 'undici';
+import type { Permits } from '../core/permits.ts';
 import type { HeaderList } from '../core/request.ts';
 import { type Connection, StaleConnection } from './connection.ts';
 import type { Deadline, Waiting } from './deadline.ts';
@@ -15,6 +16,8 @@ export type Answer = {
   readonly truncated: boolean;
   /** Where the reply redirects to; its body was then discarded. */
   readonly location: string | undefined;
+  /** Gives the permit of a large body back; undefined for a small one. */
+  readonly release: (() => void) | undefined;
   /** The reply is complete, so the connection may carry another request. */
   readonly complete: boolean;
 };
@@ -27,6 +30,16 @@ export type Fault = {
   readonly stale: boolean;
 };
 
+/** What is collected of replies. */
+export type ReplyLimits = {
+  /** Bytes of a body that are kept. */
+  readonly bodyBytesMax: number;
+  /** For bodies larger than {@link smallBodyBytesMax}, from then on until they are recorded. */
+  readonly largeBodies: Permits;
+};
+
+/** Bodies up to this size are collected whatever else is going on. */
+export const smallBodyBytesMax = 65_536;
 /** Of a redirect's body no more than this is read to keep the connection; beyond, a new one is cheaper. */
 const discardedBytesMax = 65_536;
 const noBody = new Uint8Array(0);
@@ -34,17 +47,17 @@ const noBody = new Uint8Array(0);
 const idempotentMethods = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE']);
 
 /**
- * Sends one hop over a connection, collects the reply up to `responseBytesMax`, and calls `settle` once; never throws. When
+ * Sends one hop over a connection, collects the reply within the limits, and calls `settle` once; never throws. When
  * the deadline ends first it is a fault. `settle` may be called from within undici.
  */
 export function exchange(
   connection: Connection,
   hop: Hop,
-  responseBytesMax: number,
+  limits: ReplyLimits,
   deadline: Deadline,
   settle: (result: Answer | Fault) => void,
 ): void {
-  const collector = new Collector(connection, hop, responseBytesMax, deadline, settle);
+  const collector = new Collector(connection, hop, limits, deadline, settle);
   deadline.enter('transfer');
   deadline.onEnd(collector);
   if (deadline.ended) return;
@@ -78,7 +91,7 @@ function dispatchOptions(hop: Hop): Dispatcher.DispatchOptions & { servername: s
 class Collector implements Dispatcher.DispatchHandler, Waiting {
   readonly #connection: Connection;
   readonly #hop: Hop;
-  readonly #responseBytesMax: number;
+  readonly #limits: ReplyLimits;
   readonly #deadline: Deadline;
   #settle: ((result: Answer | Fault) => void) | undefined;
   #written = false;
@@ -88,17 +101,21 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
   #location: string | undefined;
   #body: Uint8Array = noBody;
   #bodyBytes = 0;
+  #resume: (() => void) | undefined;
+  #hasPermit = false;
+  /** Called when a permit that is waited for is there. */
+  #granted: (() => void) | undefined;
 
   constructor(
     connection: Connection,
     hop: Hop,
-    responseBytesMax: number,
+    limits: ReplyLimits,
     deadline: Deadline,
     settle: (result: Answer | Fault) => void,
   ) {
     this.#connection = connection;
     this.#hop = hop;
-    this.#responseBytesMax = responseBytesMax;
+    this.#limits = limits;
     this.#deadline = deadline;
     this.#settle = settle;
   }
@@ -111,8 +128,9 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
     this.#replyBegun = true;
   }
 
-  onHeaders(status: number, rawHeaders: Buffer[]): boolean {
+  onHeaders(status: number, rawHeaders: Buffer[], resume: () => void): boolean {
     if (status < 200) return true;
+    this.#resume = resume;
     this.#status = status;
     this.#headers = headerList(rawHeaders);
     this.#location = redirectLocation(status, this.#headers);
@@ -126,10 +144,34 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
       if (this.#bodyBytes > discardedBytesMax) this.#answer(false, false);
       return true;
     }
-    const room = this.#responseBytesMax - this.#bodyBytes;
+    const room = this.#limits.bodyBytesMax - this.#bodyBytes;
     this.#append(chunk.length > room ? chunk.subarray(0, room) : chunk);
-    if (chunk.length > room) this.#answer(true, false);
-    return true;
+    if (chunk.length > room) {
+      this.#answer(true, false);
+      return true;
+    }
+    return this.#bodyBytes <= smallBodyBytesMax || this.#mayGoOn();
+  }
+
+  /** Many large bodies at once would take more memory than there is: the rest of one more is read when one is recorded. */
+  #mayGoOn(): boolean {
+    if (this.#hasPermit || this.#granted !== undefined) return this.#hasPermit;
+    const granted = (): void => {
+      this.#granted = undefined;
+      this.#hasPermit = true;
+      this.#resume?.();
+    };
+    this.#hasPermit = this.#limits.largeBodies.request(granted);
+    if (!this.#hasPermit) this.#granted = granted;
+    return this.#hasPermit;
+  }
+
+  #giveUpBody(): void {
+    const { largeBodies } = this.#limits;
+    if (this.#granted !== undefined) largeBodies.withdraw(this.#granted);
+    this.#granted = undefined;
+    if (this.#hasPermit) largeBodies.release();
+    this.#hasPermit = false;
   }
 
   onComplete(): void {
@@ -145,6 +187,7 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
       return;
     }
     this.#settle = undefined;
+    this.#giveUpBody();
     this.#deadline.onEnd(undefined);
     const progress = { replyBegun: this.#replyBegun, headersComplete: this.#status !== 0 };
     settle({ kind: 'fault', problem: exchangeProblem(error, progress), stale: this.#isStale(error) });
@@ -154,6 +197,7 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
   stop(): void {
     const settle = this.#settle;
     this.#settle = undefined;
+    this.#giveUpBody();
     settle?.({ kind: 'fault', problem: problems.cancelled, stale: false });
   }
 
@@ -162,8 +206,13 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
     if (settle === undefined) return;
     this.#settle = undefined;
     this.#deadline.onEnd(undefined);
+    const { largeBodies } = this.#limits;
+    const release = this.#hasPermit ? (): void => largeBodies.release() : undefined;
+    this.#hasPermit = false;
+    this.#giveUpBody();
     settle({
       kind: 'answer',
+      release,
       status: this.#status,
       headers: this.#headers,
       body: this.#location === undefined ? this.#body.subarray(0, this.#bodyBytes) : noBody,
@@ -183,7 +232,9 @@ class Collector implements Dispatcher.DispatchHandler, Waiting {
       this.#body = chunk;
     } else {
       if (needed > this.#body.length) {
-        const grown = Buffer.allocUnsafeSlow(Math.min(Math.max(needed, 2 * this.#body.length), this.#responseBytesMax));
+        const grown = Buffer.allocUnsafeSlow(
+          Math.min(Math.max(needed, 2 * this.#body.length), this.#limits.bodyBytesMax),
+        );
         grown.set(this.#body.subarray(0, this.#bodyBytes));
         this.#body = grown;
       }

@@ -3,7 +3,7 @@ import type { Outcome } from '../core/outcome.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import type { Connection } from './connection.ts';
 import { Deadline } from './deadline.ts';
-import { type Answer, exchange, type Fault } from './exchange.ts';
+import { type Answer, exchange, type Fault, type ReplyLimits } from './exchange.ts';
 import { failure, type Problem, problem, problems, timedOut } from './failures.ts';
 import type { FirstHops, Hop } from './hop.ts';
 import type { Pool } from './pool.ts';
@@ -13,7 +13,7 @@ import { nextHop } from './redirects.ts';
 export type SendingContext = {
   readonly pool: Pool;
   readonly firstHops: FirstHops;
-  readonly responseBytesMax: number;
+  readonly replyLimits: ReplyLimits;
   readonly redirectsMax: number;
   /** A monotonic clock in milliseconds. */
   readonly now: () => number;
@@ -99,7 +99,7 @@ export class Sending {
       return;
     }
     this.#connection = connection;
-    exchange(connection, hop, this.#context.responseBytesMax, this.#deadline, this.#exchanged);
+    exchange(connection, hop, this.#context.replyLimits, this.#deadline, this.#exchanged);
   }
 
   readonly #exchanged = (result: Answer | Fault): void => {
@@ -126,9 +126,9 @@ export class Sending {
       else this.cancel(result.problem);
       return;
     }
-    const { status, headers, body, truncated, location } = result;
+    const { status, headers, body, truncated, release, location } = result;
     if (location === undefined) {
-      this.#settle({ kind: 'reply', status, headers, body, truncated, timings: this.#deadline.timings() });
+      this.#settle({ kind: 'reply', status, headers, body, truncated, release, timings: this.#deadline.timings() });
       return;
     }
     const mayFollow = this.#redirects < redirectsMax;
@@ -141,7 +141,10 @@ export class Sending {
   }
 
   #settle(outcome: Outcome): void {
-    if (this.#deadline.ended) return;
+    if (this.#deadline.ended) {
+      if (outcome.kind === 'reply') outcome.release?.();
+      return;
+    }
     this.#signal?.removeEventListener('abort', this.#abort);
     if (this.#place !== undefined) this.#context.underWay.remove(this.#place);
     this.#resolve(outcome);

@@ -164,6 +164,8 @@ export class Flights {
         this.#leave(flight);
         this.#landed.push({ workerId, settlement });
         this.onLanded();
+      } else {
+        settlement.release?.();
       }
     });
   }
@@ -229,13 +231,16 @@ export class Flights {
   /** They are done with: their slots are free again. */
   recorded(group: readonly Landed[]): void {
     this.#recording -= group.length;
+    release(group);
     this.#startParked();
   }
 
   /** They could not be recorded (the connection was lost): they wait for the next one. */
   putBack(group: readonly Landed[]): void {
     this.#recording -= group.length;
-    if (!this.#isAbandoned) {
+    if (this.#isAbandoned) {
+      release(group);
+    } else {
       this.#landed = [...group, ...this.#landed];
     }
   }
@@ -253,6 +258,7 @@ export class Flights {
   abandon(): void {
     this.#isAbandoned = true;
     this.giveUp();
+    release(this.#landed);
     this.#landed = [];
   }
 
@@ -267,7 +273,15 @@ export class Flights {
     }
     const kept = this.#landed.filter((landed) => landed.workerId === workerId);
     dropped += this.#landed.length - kept.length;
+    release(this.#landed.filter((landed) => landed.workerId !== workerId));
     this.#landed = kept;
     return dropped;
+  }
+}
+
+/** Their bodies are no longer needed. */
+function release(group: readonly Landed[]): void {
+  for (const { settlement } of group) {
+    settlement.release?.();
   }
 }
