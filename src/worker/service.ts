@@ -37,7 +37,8 @@ export type ServiceContext = {
 /** Why a service ended by itself: told to stop, told to restart, or its registration is gone. */
 export type ServiceEnd = 'stopped' | 'restart' | 'fenced';
 
-const expireRowsMax = 1_000;
+/** One step of expiry: a millisecond or so, so that traffic beside it does not wait. */
+const expireRowsMax = 200;
 /** Restarts asked for in quicker succession are answered by one: any role may ask for them. */
 const restartEveryMs = 500;
 /** How much later than the end of another's promise we look: its clock and the notification take their time. */
