@@ -37,12 +37,6 @@ const renewLeaseStatement: Statement = {
     returning (select s.last_value from net.worker_restart_seq s) as restarts`,
 };
 
-/** Nothing is held, so nobody need look for what this worker holds when its lease has run out. */
-const yieldLeaseStatement: Statement = {
-  name: 'pgfetch_yield_lease',
-  text: `update net.worker w set lease_until = 'epoch' where w.id = $1`,
-};
-
 /** Without a session of its own a registration lives by its lease (see net._session_lives). */
 const detachStatement: Statement = {
   name: 'pgfetch_detach',
@@ -94,11 +88,6 @@ export async function register(session: Session, options: RegisterOptions): Prom
 export async function renewLease(session: Session, workerId: bigint, leaseMs: number): Promise<bigint | null> {
   const [row] = await session.query<Row & { restarts: bigint }>(renewLeaseStatement, [workerId, leaseMs]);
   return row?.restarts ?? null;
-}
-
-/** Gives the lease up: the worker holds nothing, and claims nothing before it has renewed it. */
-export async function yieldLease(session: Session, workerId: bigint): Promise<void> {
-  await session.query(yieldLeaseStatement, [workerId]);
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { Session } from '../postgres/database.ts';
-import { renewLease, yieldLease } from '../store/register.ts';
+import { renewLease } from '../store/register.ts';
 
 export type LeaseParts = {
   readonly db: Session;
@@ -23,13 +23,14 @@ export class Lease {
     this.#untilMs = nowMs + parts.leaseMs;
   }
 
-  get isHeld(): boolean {
-    return this.#untilMs > Number.NEGATIVE_INFINITY;
-  }
-
-  /** When it should be renewed at the latest. */
+  /** When who holds requests should renew it. */
   get renewAtMs(): number {
     return this.#untilMs - (this.#parts.leaseMs * 2) / 3;
+  }
+
+  /** When who holds none must renew it before claiming. What wakes an idle worker need not wait for a renewal before that. */
+  get claimUntilMs(): number {
+    return this.#untilMs - this.#parts.leaseMs / 3;
   }
 
   /** It may be over: the next renewal tells. */
@@ -42,11 +43,5 @@ export class Lease {
     const { db, workerId, leaseMs, onRenewed, onFailure } = this.#parts;
     this.#untilMs = nowMs + leaseMs;
     renewLease(db, workerId, leaseMs).then(onRenewed, onFailure);
-  }
-
-  /** Nothing is held: nobody need look whether it has run out. */
-  async yield(): Promise<void> {
-    this.doubt();
-    await yieldLease(this.#parts.db, this.#parts.workerId);
   }
 }

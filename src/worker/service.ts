@@ -291,7 +291,8 @@ export class Service {
   }
 
   #renewLeaseIfDue(now: number): void {
-    if (now >= this.#lease.renewAtMs && (this.#c.flights.held > 0 || this.#passIsDue(now))) {
+    const isHolding = this.#c.flights.held > 0;
+    if (isHolding ? now >= this.#lease.renewAtMs : now >= this.#lease.claimUntilMs && this.#passIsDue(now)) {
       this.#lease.renew(now);
     }
   }
@@ -317,17 +318,10 @@ export class Service {
       this.#isSilent = true;
       this.#lookout.sweep();
       await this.#tend(now);
-    } else if (this.#isSilent && this.#hasLeaseToYield) {
-      await this.#lease.yield();
     } else if (now >= this.#pingAtMs) {
       this.#lastPingMs = now;
       await db.ping(timing.pingEveryMs / 2);
     }
-  }
-
-  /** Whoever falls silent says that it holds nothing. Behind a pooler the lease is the only sign of life. */
-  get #hasLeaseToYield(): boolean {
-    return this.#c.listens && this.#c.flights.held === 0 && this.#lease.isHeld;
   }
 
   get #tendAtMs(): number {
@@ -393,7 +387,6 @@ export class Service {
       this.#pingAtMs,
       flights.held > 0 ? this.#lease.renewAtMs : never,
       orders.restart ? this.#beganMs + restartEveryMs : never,
-      this.#isSilent && this.#hasLeaseToYield ? now : never,
     );
     return next === never ? undefined : Math.max(next - now, 0);
   }
