@@ -11,9 +11,9 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
  * empty queue must not read the whole of a long one.
  *
  * Only who has a lease claims, and the lock on the worker's own row fences it: once it has been declared dead, or goes on
- * over another session, it claims nothing. That row is locked after the requests were picked, and only if there were any: a look that finds nothing writes
- * nothing. With a lease there is a row, of nulls where nothing was claimed; no row at all means that the lease has lapsed,
- * or the registration is gone (declared dead, or DROP EXTENSION) or another session's.
+ * over another session, it claims nothing. That row is locked after the requests were picked, and only if there were
+ * any: a look that finds nothing writes nothing. With a lease there is a row, of nulls where nothing was claimed; no row at
+ * all means that the lease has lapsed, or the registration is gone (declared dead, or DROP EXTENSION) or another session's.
  */
 const claimStatement: Statement = {
   name: 'pgfetch_claim',

@@ -2,21 +2,18 @@ import { spawnSync } from 'node:child_process';
 import { chownSync, closeSync, fsyncSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
-import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { startEchoServer } from '../../src/embedded/echo.ts';
 import { createWorker } from '../../src/worker/create.ts';
 import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
+import { closedAfterEach, openSession } from '../support/opened.ts';
 import { type Relay, startRelay } from '../support/relay.ts';
 import { availableMajors, startTestPostgres, type TestServer, temporaryDirectory, until } from '../support/servers.ts';
 
 /** A server that has run out of something: the worker waits, says once what to do, goes on by itself, and loses nothing. */
 describe.each(availableMajors())('on PostgreSQL %i', (major) => {
-  const closing: (() => Promise<unknown>)[] = [];
-
-  afterEach(async () => {
-    for (const close of closing.splice(0).reverse()) await close();
-  });
+  const closing = closedAfterEach();
 
   const own = (name: string, settings: Readonly<Record<string, string>> = {}): Promise<TestServer> =>
     startTestPostgres({ major, settings: { 'pgfetch_test.name': name, ...settings } });
@@ -26,13 +23,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     const seen: string[] = [];
     const echo = await startEchoServer({ onRequest: ({ path }) => seen.push(path) });
     closing.push(() => echo.close());
-    const session = async (to = url): Promise<pg.Client> => {
-      const client = new pg.Client(to);
-      client.on('error', () => {});
-      await client.connect();
-      closing.push(() => client.end().catch(() => {}));
-      return client;
-    };
+    const session = (to = url): Promise<pg.Client> => openSession(closing, to);
     const problems: string[] = [];
     const start = async (wait = true): Promise<Worker> => {
       const worker = createWorker({

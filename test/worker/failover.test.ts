@@ -1,29 +1,20 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import pg from 'pg';
-import { afterEach, describe, expect, test } from 'vitest';
+import type pg from 'pg';
+import { describe, expect, test } from 'vitest';
 import { createWorker } from '../../src/worker/create.ts';
 import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
+import { closedAfterEach, openSession } from '../support/opened.ts';
 import { type Relay, startRelay } from '../support/relay.ts';
 import { availableMajors, startTestPostgres, type TestMajor, until } from '../support/servers.ts';
 import { startStandby } from '../support/standby.ts';
 
 /** A primary with a streaming standby; the address that the worker knows moves from one to the other. */
 describe.skipIf(process.platform === 'win32').each(availableMajors())('on PostgreSQL %i', (major: TestMajor) => {
-  const closing: (() => Promise<unknown>)[] = [];
+  const closing = closedAfterEach();
 
-  afterEach(async () => {
-    for (const close of closing.splice(0).reverse()) await close();
-  });
-
-  async function session(url: string): Promise<pg.Client> {
-    const client = new pg.Client(url);
-    client.on('error', () => {});
-    await client.connect();
-    closing.push(() => client.end().catch(() => {}));
-    return client;
-  }
+  const session = (url: string): Promise<pg.Client> => openSession(closing, url);
 
   /** Answers what it holds, and everything later, when told to. */
   async function holdingReceiver() {

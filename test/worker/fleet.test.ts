@@ -1,31 +1,22 @@
 import pg from 'pg';
-import { afterEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { ConfigError } from '../../src/config/worker-config.ts';
-import { type EchoServer, startEchoServer } from '../../src/embedded/echo.ts';
+import type { EchoServer } from '../../src/embedded/echo.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { installScript } from '../../src/schema/scripts.ts';
 import { type CreateFleetOptions, createFleet } from '../../src/worker/create-fleet.ts';
 import type { Fleet } from '../../src/worker/fleet.ts';
 import { installedDatabase } from '../support/installed.ts';
+import { closedAfterEach, openReceiver, openSession } from '../support/opened.ts';
 import { availableMajors, createDatabase, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
 /** Every database of a server by one process. Each test begins and ends with a server that has only its own databases. */
 describe.each(availableMajors())('on PostgreSQL %i', (major) => {
-  const closing: (() => Promise<unknown>)[] = [];
-
-  afterEach(async () => {
-    for (const close of closing.splice(0).reverse()) await close();
-  });
+  const closing = closedAfterEach();
 
   const server = (): Promise<TestServer> => startTestPostgres({ major });
 
-  async function session(url: string): Promise<pg.Client> {
-    const client = new pg.Client(url);
-    client.on('error', () => {});
-    await client.connect();
-    closing.push(() => client.end().catch(() => {}));
-    return client;
-  }
+  const session = (url: string): Promise<pg.Client> => openSession(closing, url);
 
   async function installed(): Promise<{ url: string; name: string; drop(): Promise<void> }> {
     const database = await installedDatabase(await server());
@@ -45,12 +36,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await db.close();
   }
 
-  async function receiver(): Promise<EchoServer & { readonly seen: string[] }> {
-    const seen: string[] = [];
-    const echo = await startEchoServer({ onRequest: ({ path }) => seen.push(path) });
-    closing.push(() => echo.close());
-    return Object.assign(echo, { seen });
-  }
+  const receiver = (): Promise<EchoServer & { readonly seen: string[] }> => openReceiver(closing);
 
   type Line = { readonly level: string; readonly message: string; readonly database?: string };
 

@@ -1,36 +1,22 @@
-import pg from 'pg';
-import { afterEach, describe, expect, test } from 'vitest';
-import { type EchoServer, startEchoServer } from '../../src/embedded/echo.ts';
+import type pg from 'pg';
+import { describe, expect, test } from 'vitest';
+import type { EchoServer } from '../../src/embedded/echo.ts';
 import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { adopt } from '../../src/schema/adopt.ts';
 import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.ts';
 import { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
+import { closedAfterEach, openReceiver, openSession } from '../support/opened.ts';
 import { availableMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
 /** `net.set_paused`: the workers leave a database, and come back. */
 describe.each(availableMajors())('on PostgreSQL %i', (major) => {
-  const closing: (() => Promise<unknown>)[] = [];
+  const closing = closedAfterEach();
 
-  afterEach(async () => {
-    for (const close of closing.splice(0).reverse()) await close();
-  });
+  const session = (url: string): Promise<pg.Client> => openSession(closing, url);
 
-  async function session(url: string): Promise<pg.Client> {
-    const client = new pg.Client(url);
-    client.on('error', () => {});
-    await client.connect();
-    closing.push(() => client.end().catch(() => {}));
-    return client;
-  }
-
-  async function receiver(): Promise<EchoServer & { readonly seen: string[] }> {
-    const seen: string[] = [];
-    const echo = await startEchoServer({ onRequest: ({ path }) => seen.push(path) });
-    closing.push(() => echo.close());
-    return Object.assign(echo, { seen });
-  }
+  const receiver = (): Promise<EchoServer & { readonly seen: string[] }> => openReceiver(closing);
 
   async function working(
     url: string,
