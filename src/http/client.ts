@@ -5,11 +5,13 @@ import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { Permits } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
-import { createConnector, type ExtraCa, type Lookup } from './connector.ts';
+import { createConnector } from './connector.ts';
 import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
 import { Pool } from './pool.ts';
+import type { Lookup } from './resolve.ts';
 import { Sending, type SendingContext } from './sending.ts';
+import type { ExtraCa } from './tls.ts';
 
 /** What {@link createHttpClient} needs to know. */
 export type HttpClientOptions = {

@@ -210,7 +210,10 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     }
     expect(new Set(errors()).size).toBe(errors().length);
     expect(errors().filter((message) => message.includes('does not exist'))).toHaveLength(1);
-    // How its session ended, that there was no database, and (where it was faster than we) that it was empty.
-    expect(errors().length).toBeLessThanOrEqual(3);
+    // Beside that: how a session ended (the server's last words, or none where it was cut off before them), and, where the
+    // worker was faster than we, that the database was empty.
+    const sessionEnds = /terminat|connection/i;
+    const others = errors().filter((message) => !sessionEnds.test(message) && !message.includes('does not exist'));
+    expect(others).toEqual(others.length === 0 ? [] : [expect.stringMatching(/^pgfetch is not installed in database/)]);
   });
 });
