@@ -1,13 +1,17 @@
 import dns from 'node:dns';
 import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import type { AddressPolicy } from '../core/addresses.ts';
 import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { Permits } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
-import { createConnector } from './connector.ts';
+import type { Connection } from './connection.ts';
+import { createConnector, type Target } from './connector.ts';
 import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
+import { Http1Connection } from './http1-connection.ts';
+import { Http2Connection } from './http2-connection.ts';
 import { Pool } from './pool.ts';
 import type { Lookup } from './resolve.ts';
 import { Sending, type SendingContext } from './sending.ts';
@@ -23,7 +27,7 @@ export type HttpClientOptions = {
   readonly connectionsPerOriginMax?: number;
   /** Bytes of a reply's body that are kept; of a longer one the rest is not read. Default 8 MiB. */
   readonly responseBytesMax?: number;
-  /** Bytes of a reply's header section; a longer one is a "Weird server reply". Default 64 KiB. */
+  /** Bytes of a reply's header section; a longer one is a "Weird server reply". Default 300 KiB, as libcurl has it since 8.3. */
   readonly responseHeaderBytesMax?: number;
   /** Redirects that are followed; the next one fails the request. Default 30, as pg_net has it. */
   readonly redirectsMax?: number;
@@ -49,7 +53,7 @@ export type HttpClient = {
 /** Creates a client; it holds no resources until the first request. */
 export function createHttpClient(options: HttpClientOptions): HttpClient {
   const { policy, userAgent, connectionsPerOriginMax = 1_000, lookup = systemLookup } = options;
-  const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 64 * 1024, redirectsMax = 30 } = options;
+  const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 300 * 1024, redirectsMax = 30 } = options;
   const now = options.now ?? (() => performance.now());
   const sockets = new Set<Socket>();
   const underWay = new Bag<Sending>();
@@ -58,7 +62,11 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     socket.once('close', () => sockets.delete(socket));
   };
   const connect = createConnector({ policy, lookup, extraCa: options.tls?.ca, onSocket });
-  const pool = new Pool({ connect, connectionsPerOriginMax, responseHeaderBytesMax });
+  const open = (target: Target, socket: Socket): Connection =>
+    target.secure && (socket as TLSSocket).alpnProtocol === 'h2'
+      ? new Http2Connection(target.origin, socket, responseHeaderBytesMax)
+      : new Http1Connection(target.origin, socket, responseHeaderBytesMax);
+  const pool = new Pool({ connect, open, connectionsPerOriginMax });
   const firstHops = new FirstHops(userAgent);
   const largeBodies = new Permits(Math.max(1, Math.floor(largeBodiesBytesMax / responseBytesMax)));
   const replyLimits = { bodyBytesMax: responseBytesMax, largeBodies };

@@ -1,54 +1,46 @@
-import type { Socket } from 'node:net';
-import { Client, type Dispatcher } from 'undici';
+import type { HeaderList } from '../core/request.ts';
+import type { Problem } from './failures.ts';
+import type { Hop } from './hop.ts';
+
+/** Who takes a reply apart from its connection. */
+export type Receiver = {
+  /** The final head, once. Names and values as they were on the wire, a character per byte. */
+  onHead(status: number, headers: HeaderList): void;
+  /** A part of the body. False: no more for now, until {@link Exchange.resume}. */
+  onBody(chunk: Uint8Array): boolean;
+  /** The body is complete. */
+  onComplete(): void;
+  /**
+   * There is no reply, or no more of it. `mayRepeat`: the connection was found dead, and asking again on another one does no
+   * harm, because nothing of the request can have been processed or because its method is idempotent (RFC 9110, 9.2.2).
+   */
+  onFault(problem: Problem, mayRepeat: boolean): void;
+};
+
+/** A request under way on a connection. Of `onComplete` and `onFault` one is called, once, unless it is stopped. */
+export type Exchange = {
+  /** More of the body may come. */
+  resume(): void;
+  /** Nobody waits for the reply any more; nothing is called from now on. */
+  stop(): void;
+};
+
+/** What carries exchanges: one at a time (HTTP/1) or many (HTTP/2). The pool owns it. */
+export type Connection = {
+  readonly origin: string;
+  /** How many exchanges it carries at a time. */
+  readonly exchangesMax: number;
+  /** Those under way. */
+  readonly exchanges: number;
+  /** Whether it may carry another exchange, now or when one has ended. */
+  readonly isUsable: boolean;
+  /** How long it is kept without a request. */
+  readonly idleMsMax: number;
+  /** Sends one hop. What `receiver` is told may come before this returns. */
+  exchange(hop: Hop, receiver: Receiver): Exchange;
+  /** Ends it at once. Exchanges under way are stopped. */
+  destroy(): void;
+};
 
 /** How long an idle connection is kept, unless the server announces less. */
-const keepAliveMs = 30_000;
-/** Margin before the end that a server announces, so that a request does not cross its FIN. */
-const keepAliveMarginMs = 1_000;
-/** One socket with the HTTP client that owns it. */
-export class Connection {
-  readonly socket: Socket;
-  readonly origin: string;
-  /** It has carried a request before, so the server may have closed it meanwhile. */
-  reused = false;
-  /** Since when it has been kept without a request, on the clock of `performance.now()`. */
-  idleSinceMs = 0;
-  readonly #client: Client;
-
-  constructor(origin: string, socket: Socket, responseHeaderBytesMax: number) {
-    this.origin = origin;
-    this.socket = socket;
-    let given = false;
-    this.#client = new Client(origin, {
-      // A client asks again when its socket has closed under a waiting request; that request is then ours to retry.
-      connect: (_options, callback) => {
-        const first = !given;
-        given = true;
-        queueMicrotask(() => (first ? callback(null, socket) : callback(new StaleConnection(), null)));
-      },
-      pipelining: 1,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      keepAliveTimeout: keepAliveMs,
-      keepAliveMaxTimeout: keepAliveMs,
-      keepAliveTimeoutThreshold: keepAliveMarginMs,
-      maxHeaderSize: responseHeaderBytesMax,
-    });
-    // undici emits this for an error inside a handler; without a listener it would end the process.
-    this.#client.on('error' as 'drain', () => undefined);
-  }
-
-  dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {
-    this.#client.dispatch(options, handler);
-  }
-
-  destroy(): void {
-    this.#client.destroy(null, () => undefined);
-    this.socket.destroy();
-  }
-}
-
-/** The socket closed before the request could be written to it. */
-export class StaleConnection extends Error {
-  override readonly name = 'StaleConnection';
-}
+export const idleMsDefault = 30_000;

@@ -1,20 +1,37 @@
-import { Connection } from './connection.ts';
+import type { Socket } from 'node:net';
+import type { Connection } from './connection.ts';
 import type { Connector, Target } from './connector.ts';
 import type { Deadline } from './deadline.ts';
 import { type Problem, problems } from './failures.ts';
 
 export type PoolOptions = {
   readonly connect: Connector;
+  /** What speaks HTTP on a socket. */
+  readonly open: (target: Target, socket: Socket) => Connection;
   readonly connectionsPerOriginMax: number;
-  readonly responseHeaderBytesMax: number;
 };
 
 /** Idle connections over all origins; requests to very many hosts must not exhaust file descriptors. */
 const idleConnectionsMax = 512;
+/** An older connection is not kept: names move to other addresses, and a balancer's new servers want their share. */
+const ageMsMax = 5 * 60_000;
+/** After so long without a request the server may well have closed it, and we not have noticed yet. */
+const restedMs = 1_000;
+const sweepEveryMs = 1_000;
 
 type Waiter = {
   readonly deadline: Deadline;
   readonly resolve: (result: Connection | Promise<Connection | Problem>) => void;
+};
+
+/** A connection that counts. */
+type Member = {
+  readonly connection: Connection;
+  readonly lane: Lane;
+  readonly bornAtMs: number;
+  /** Since when it has no request, on the clock of `performance.now()`. */
+  idleSinceMs: number;
+  isIdle: boolean;
 };
 
 /** The connections of one origin. */
@@ -22,27 +39,27 @@ type Lane = {
   readonly target: Target;
   /** Those being made, in use or idle. */
   open: number;
-  /** The last one used is the next to be used: the others may then age and close. */
-  readonly idle: Connection[];
+  /** Whether one has been made, so that it is known what the server speaks. */
+  isKnown: boolean;
+  /** Those without a request that take one at a time. The last one used is the next to be used: the others may then age and close. */
+  readonly idle: Member[];
+  /** Those that take many requests at a time, busy or not. */
+  readonly shared: Member[];
   /** In order of arrival. */
   readonly waiters: Set<Waiter>;
 };
 
 /**
- * Keep-alive connections by origin.
- *
- * Why not undici's Agent: it dials for the pool, not for a request. So a request that times out while its connection
- * is being made cannot take the socket down with it, a name lookup cannot be charged to the request that waited for
- * it, and after a failed dial undici's Pool keeps using a client that it no longer counts nor closes. Here each dial
- * belongs to one request and its deadline; undici's Client does the HTTP on the socket it is given.
+ * Keep-alive connections by origin. Each dial belongs to one request and its deadline: what times out takes its socket with
+ * it, and a name lookup is charged to the request that waited for it.
  */
 export class Pool {
   readonly #options: PoolOptions;
   readonly #idleMax: number;
   readonly #lanes = new Map<string, Lane>();
-  /** The lane of each connection that still counts. */
-  readonly #laneOf = new Map<Connection, Lane>();
+  readonly #members = new Map<Connection, Member>();
   #idle = 0;
+  #sweeper: NodeJS.Timeout | undefined;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -50,112 +67,198 @@ export class Pool {
   }
 
   /**
-   * A connection to the target that nobody else uses: an idle one (synchronously), a new one, or, at the limit, the
-   * next to become free. `fresh` asks for one that has not carried a request yet, where there is room for it.
+   * A connection to the target that has room for an exchange: one that is there (synchronously, as a rule), a new one, or, at
+   * the limit, the next to become free. `fresh` asks for one that has not carried a request yet. To be given back with
+   * {@link release}, once, whatever became of the exchange.
    */
   acquire(target: Target, deadline: Deadline, fresh: boolean): Connection | Promise<Connection | Problem> {
-    if (fresh) this.#makeRoom(target.origin);
     const lane = this.#lane(target);
-    const connection = fresh ? undefined : this.#takeIdle(lane);
-    if (connection !== undefined) return connection;
-    return lane.open < this.#options.connectionsPerOriginMax ? this.#dial(lane, deadline) : wait(lane, deadline);
+    if (fresh) {
+      this.#makeRoom(lane);
+    } else {
+      const shared = withRoom(lane);
+      const member = shared ?? this.#takeIdle(lane);
+      if (member !== undefined) {
+        const isRested = member.isIdle && performance.now() - member.idleSinceMs > restedMs;
+        this.#busy(member);
+        return isRested ? this.#stillThere(member, deadline) : member.connection;
+      }
+    }
+    return this.#mayDial(lane) ? this.#dial(lane, deadline) : wait(lane, deadline);
   }
 
-  /** Takes a connection back after a complete exchange. */
+  /** Takes a connection back after an exchange, complete or not. */
   release(connection: Connection): void {
-    const lane = this.#laneOf.get(connection);
-    // undici destroys the socket at once when the reply does not allow another request on it.
-    if (lane === undefined || connection.socket.destroyed) {
-      this.#forget(connection);
+    const member = this.#members.get(connection);
+    if (member === undefined) return;
+    const { lane } = member;
+    if (!connection.isUsable || performance.now() - member.bornAtMs > ageMsMax) {
+      this.#retire(member);
       return;
     }
-    connection.reused = true;
-    const waiter = nextWaiter(lane);
-    if (waiter !== undefined) {
+    let room = connection.exchangesMax - connection.exchanges;
+    for (let waiter = room > 0 ? nextWaiter(lane) : undefined; waiter !== undefined; waiter = nextWaiter(lane)) {
       waiter.resolve(connection);
-      return;
+      room -= 1;
+      if (room === 0) return;
     }
-    connection.idleSinceMs = performance.now();
-    lane.idle.push(connection);
-    this.#idle += 1;
-    if (this.#idle > this.#idleMax) this.#discardOldest();
-  }
-
-  /** Closes a connection whose exchange did not complete. */
-  discard(connection: Connection): void {
-    connection.destroy();
-    this.#forget(connection);
+    if (connection.exchanges === 0) this.#keep(member);
   }
 
   #lane(target: Target): Lane {
     let lane = this.#lanes.get(target.origin);
     if (lane === undefined) {
-      lane = { target, open: 0, idle: [], waiters: new Set() };
+      lane = { target, open: 0, isKnown: false, idle: [], shared: [], waiters: new Set() };
       this.#lanes.set(target.origin, lane);
     }
     return lane;
   }
 
-  #takeIdle(lane: Lane): Connection | undefined {
+  /** The first connection to an https origin tells whether one is enough for all: the others wait for it. */
+  #mayDial(lane: Lane): boolean {
+    const { secure } = lane.target;
+    return lane.open < this.#options.connectionsPerOriginMax && (lane.isKnown || !secure || lane.open === 0);
+  }
+
+  #keep(member: Member): void {
+    if (member.isIdle) return;
+    member.isIdle = true;
+    member.idleSinceMs = performance.now();
+    if (member.connection.exchangesMax === 1) member.lane.idle.push(member);
+    this.#idle += 1;
+    if (this.#idle > this.#idleMax) this.#discardOldest();
+    this.#sweeper ??= setInterval(() => this.#sweep(), sweepEveryMs).unref();
+  }
+
+  #busy(member: Member): void {
+    if (!member.isIdle) return;
+    member.isIdle = false;
+    this.#idle -= 1;
+  }
+
+  /** The one that was used last, taken from the idle ones; still marked so. */
+  #takeIdle(lane: Lane): Member | undefined {
     for (;;) {
-      const connection = lane.idle.pop();
-      if (connection === undefined) return undefined;
-      this.#idle -= 1;
-      if (!connection.socket.destroyed) return connection;
+      const member = lane.idle.pop();
+      if (member === undefined) return undefined;
+      if (member.connection.isUsable && !isOver(member)) return member;
+      this.#retire(member);
+    }
+  }
+
+  /**
+   * What the kernel knows of a connection we hear only when the event loop has asked it. A round of that first: a request that
+   * is not written to a dead connection need not be repeated, which for a POST nobody could do safely.
+   */
+  #stillThere(member: Member, deadline: Deadline): Promise<Connection | Problem> {
+    return new Promise((resolve) => {
+      setImmediate(() => {
+        const { connection, lane } = member;
+        if (connection.isUsable) {
+          resolve(connection);
+        } else {
+          this.#retire(member);
+          resolve(this.acquire(lane.target, deadline, false));
+        }
+      });
+    });
+  }
+
+  /** Closes those that have been idle for too long. */
+  #sweep(): void {
+    for (const lane of [...this.#lanes.values()]) {
+      for (const member of [...lane.idle, ...lane.shared]) {
+        if (member.isIdle && isOver(member)) this.#retire(member);
+      }
+    }
+    if (this.#idle === 0) {
+      clearInterval(this.#sweeper);
+      this.#sweeper = undefined;
     }
   }
 
   /** There are too many idle connections: the one that has been so for longest goes. */
   #discardOldest(): void {
-    let oldest: Connection | undefined;
-    for (const { idle } of this.#lanes.values()) {
-      const [first] = idle;
-      if (first !== undefined && (oldest === undefined || first.idleSinceMs < oldest.idleSinceMs)) oldest = first;
+    let oldest: Member | undefined;
+    for (const { idle, shared } of this.#lanes.values()) {
+      for (const member of [idle[0], ...shared]) {
+        if (member?.isIdle && (oldest === undefined || member.idleSinceMs < oldest.idleSinceMs)) oldest = member;
+      }
     }
-    if (oldest !== undefined) this.discard(oldest);
+    if (oldest !== undefined) this.#retire(oldest);
   }
 
   /** Lets a new connection be dialled at the limit, in the place of the one that has been idle longest. */
-  #makeRoom(origin: string): void {
-    const lane = this.#lanes.get(origin);
-    const spare = lane?.idle[0];
-    if (lane !== undefined && spare !== undefined && lane.open >= this.#options.connectionsPerOriginMax) {
-      this.discard(spare);
-    }
+  #makeRoom(lane: Lane): void {
+    const [spare] = lane.idle;
+    if (spare !== undefined && lane.open >= this.#options.connectionsPerOriginMax) this.#retire(spare);
   }
 
   async #dial(lane: Lane, deadline: Deadline): Promise<Connection | Problem> {
     lane.open += 1;
     const socket = await this.#options.connect(lane.target, deadline);
     if ('kind' in socket) {
-      this.#leave(lane);
+      lane.open -= 1;
+      this.#serveWaiters(lane);
       return socket;
     }
-    const connection = new Connection(lane.target.origin, socket, this.#options.responseHeaderBytesMax);
-    this.#laneOf.set(connection, lane);
-    socket.once('close', () => this.#forget(connection));
+    const connection = this.#options.open(lane.target, socket);
+    const nowMs = performance.now();
+    const member: Member = { connection, lane, bornAtMs: nowMs, idleSinceMs: nowMs, isIdle: false };
+    this.#members.set(connection, member);
+    lane.isKnown = true;
+    if (connection.exchangesMax > 1) lane.shared.push(member);
+    socket.once('close', () => this.#retire(member));
+    this.#serveWaiters(lane);
     return connection;
   }
 
-  /** A place in the lane became free: whoever waits longest may dial. */
-  #leave(lane: Lane): void {
-    lane.open -= 1;
-    const waiter = nextWaiter(lane);
-    if (waiter !== undefined) waiter.resolve(this.#dial(lane, waiter.deadline));
-    else if (lane.open === 0) this.#lanes.delete(lane.target.origin);
+  /** There may be room for those who wait: on a connection that is there, or for one more. */
+  #serveWaiters(lane: Lane): void {
+    while (lane.waiters.size > 0) {
+      const shared = withRoom(lane);
+      // Each of those who are given a connection begins its exchange in a moment, and counts only then.
+      let room = shared === undefined ? 0 : shared.connection.exchangesMax - shared.connection.exchanges - 1;
+      if (shared !== undefined && room > 0) {
+        this.#busy(shared);
+        for (; room > 0; room -= 1) nextWaiter(lane)?.resolve(shared.connection);
+        return;
+      }
+      if (!this.#mayDial(lane)) return;
+      const waiter = nextWaiter(lane);
+      if (waiter !== undefined) waiter.resolve(this.#dial(lane, waiter.deadline));
+    }
+    if (lane.open === 0 && this.#lanes.get(lane.target.origin) === lane) this.#lanes.delete(lane.target.origin);
   }
 
-  #forget(connection: Connection): void {
-    const lane = this.#laneOf.get(connection);
-    if (lane === undefined) return;
-    this.#laneOf.delete(connection);
-    const place = lane.idle.lastIndexOf(connection);
-    if (place >= 0) {
-      lane.idle.splice(place, 1);
-      this.#idle -= 1;
-    }
-    this.#leave(lane);
+  /** Takes no more requests; ends when those that are under way have ended. */
+  #retire(member: Member): void {
+    const { connection, lane } = member;
+    remove(lane.idle, member);
+    remove(lane.shared, member);
+    this.#busy(member);
+    if (connection.exchanges > 0) return;
+    connection.destroy();
+    if (!this.#members.delete(connection)) return;
+    lane.open -= 1;
+    this.#serveWaiters(lane);
   }
+}
+
+/** A connection that takes many requests, and another one now. */
+function withRoom(lane: Lane): Member | undefined {
+  return lane.shared.find(({ connection }) => connection.isUsable && connection.exchanges < connection.exchangesMax);
+}
+
+/** It has been idle for as long as it may. */
+function isOver(member: Member): boolean {
+  const nowMs = performance.now();
+  return nowMs - member.idleSinceMs > member.connection.idleMsMax || nowMs - member.bornAtMs > ageMsMax;
+}
+
+function remove(list: Member[], member: Member): void {
+  const place = list.lastIndexOf(member);
+  if (place >= 0) list.splice(place, 1);
 }
 
 function wait(lane: Lane, deadline: Deadline): Promise<Connection | Problem> {

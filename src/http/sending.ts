@@ -103,14 +103,11 @@ export class Sending {
   }
 
   readonly #exchanged = (result: Answer | Fault): void => {
-    // undici is still within its callback; it is done with the connection, or has destroyed it, when that has returned.
-    queueMicrotask(() => {
-      try {
-        this.#finishHop(result);
-      } catch (error) {
-        this.#failUnexpectedly(error);
-      }
-    });
+    try {
+      this.#finishHop(result);
+    } catch (error) {
+      this.#failUnexpectedly(error);
+    }
   };
 
   #finishHop(result: Answer | Fault): void {
@@ -119,10 +116,9 @@ export class Sending {
     const connection = this.#connection;
     if (hop === undefined || connection === undefined) return;
     this.#connection = undefined;
-    if (result.kind === 'answer' && result.complete) pool.release(connection);
-    else pool.discard(connection);
+    pool.release(connection);
     if (result.kind === 'fault') {
-      if (result.stale && !this.#isFresh) this.#connect(hop, true);
+      if (result.mayRepeat && !this.#isFresh) this.#connect(hop, true);
       else this.cancel(result.problem);
       return;
     }

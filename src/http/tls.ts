@@ -34,7 +34,7 @@ export function createTlsClient(extraCa: ExtraCa | undefined, onSocket: (socket:
         ...tlsIdentity(target.host),
         ...(secureContext === undefined ? {} : { secureContext }),
         ...(session === undefined ? {} : { session }),
-        ALPNProtocols: ['http/1.1'],
+        ALPNProtocols: ['h2', 'http/1.1'],
         rejectUnauthorized: true,
       });
       onSocket(socket);

@@ -114,11 +114,10 @@ describe('the rooms', () => {
     expect(found(/\bprocess\.(?:env|exit|exitCode|argv|stdin|stdout|stderr)\b|\bconsole\.\w+/g, others)).toEqual([]);
   });
 
-  test('undici is known to http alone, pg and PGlite to those that open a database', () => {
+  test('pg and PGlite are known to those that open a database', () => {
     const users = (name: RegExp): string[] => [
       ...new Set(sources.filter(({ imports }) => imports.some((each) => name.test(each))).map(({ room }) => room)),
     ];
-    expect(users(/^undici/)).toEqual(['http']);
     expect(users(/^pg$/).sort()).toEqual(['embedded', 'postgres']);
     expect(users(/^@electric-sql\//).sort()).toEqual(['embedded', 'pglite', 'postgres', 'worker']);
   });

@@ -16,7 +16,7 @@ async function received(parts: RequestParts & { path?: string; userinfo?: string
   return bytes.replace(`127.0.0.1:${server.port}`, 'HOST');
 }
 
-const head = 'host: HOST\r\nconnection: keep-alive\r\n';
+const head = 'Host: HOST\r\n';
 const ours = 'User-Agent: pgfetch-test/1\r\nAccept: */*\r\n';
 
 describe('a request on the wire', () => {
@@ -47,27 +47,27 @@ describe('a request on the wire', () => {
       ['hOst', 'virtual.example:81'],
     ];
     expect(await received({ headers })).toBe(
-      'GET / HTTP/1.1\r\nhost: virtual.example:81\r\nconnection: keep-alive\r\nuser-agent: mine\r\nACCEPT: a/b\r\n\r\n',
+      'GET / HTTP/1.1\r\nHost: virtual.example:81\r\nuser-agent: mine\r\nACCEPT: a/b\r\n\r\n',
     );
   });
 
   it.each(['POST', 'PUT', 'PATCH'])('%s sends the bytes with their length, even none', async (method) => {
     const body = Buffer.from([0, 255, 13, 10, 0x80]);
     expect(await received({ method, body })).toBe(
-      `${method} / HTTP/1.1\r\n${head}${ours}content-length: 5\r\n\r\n\0\u00ff\r\n\u0080`,
+      `${method} / HTTP/1.1\r\n${head}${ours}Content-Length: 5\r\n\r\n\0\u00ff\r\n\u0080`,
     );
     for (const none of [null, new Uint8Array(0)]) {
       expect(await received({ method, body: none })).toBe(
-        `${method} / HTTP/1.1\r\n${head}${ours}content-length: 0\r\n\r\n`,
+        `${method} / HTTP/1.1\r\n${head}${ours}Content-Length: 0\r\n\r\n`,
       );
     }
   });
 
   it('sends a view of a larger buffer as that view', async () => {
     const body = new Uint8Array(Buffer.from('abcdef').buffer.slice(0)).subarray(0, 0);
-    expect(await received({ method: 'POST', body })).toContain('content-length: 0');
+    expect(await received({ method: 'POST', body })).toContain('Content-Length: 0');
     const view = new Uint8Array(new TextEncoder().encode('abcdef').buffer, 2, 3);
-    expect(await received({ method: 'POST', body: view })).toMatch(/content-length: 3\r\n\r\ncde$/);
+    expect(await received({ method: 'POST', body: view })).toMatch(/Content-Length: 3\r\n\r\ncde$/);
   });
 
   it.each([
@@ -81,7 +81,7 @@ describe('a request on the wire', () => {
   });
 
   it('DELETE may have a body', async () => {
-    expect(await received({ method: 'DELETE', body: 'x' })).toMatch(/content-length: 1\r\n\r\nx$/);
+    expect(await received({ method: 'DELETE', body: 'x' })).toMatch(/Content-Length: 1\r\n\r\nx$/);
   });
 
   it('drops a Content-Length that is right', async () => {

@@ -1,0 +1,202 @@
+import type { Socket } from 'node:net';
+import type { HeaderList } from '../core/request.ts';
+import { type Connection, type Exchange, idleMsDefault, type Receiver } from './connection.ts';
+import { type Problem, problems } from './failures.ts';
+import type { Hop } from './hop.ts';
+import { ReplyParser, type ReplyReader } from './reply-parser.ts';
+
+/** Margin before the end that a server announces, so that a request does not cross its FIN. */
+const idleMarginMs = 1_000;
+/** A body up to this size is written in one piece with its head. */
+const smallBodyBytesMax = 16_384;
+/** RFC 9110, 9.2.2. */
+const idempotentMethods = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE']);
+/** Those for which no body is said by a length of 0 (RFC 9110, 8.6). */
+const methodsWithBody = new Set(['POST', 'PUT', 'PATCH']);
+
+/**
+ * HTTP/1.1 over a socket that it owns: one exchange at a time, no pipelining.
+ *
+ * Of our own, and not undici's: see docs/decisions/2026-11-21-own-http1.md.
+ */
+export class Http1Connection implements Connection, ReplyReader {
+  readonly origin: string;
+  readonly exchangesMax = 1;
+  readonly #socket: Socket;
+  readonly #parser: ReplyParser;
+  #receiver: Receiver | undefined;
+  #method = '';
+  /** It has carried an exchange, so the server may have closed it meanwhile. */
+  #isReused = false;
+  /** What was written for this exchange fits into what a kernel takes at once: an error of its write says that nothing was sent. */
+  #isSmall = false;
+  #isUsable = true;
+  #hasEnded = false;
+  /** Set while the parser runs: what it says takes effect when it has returned. */
+  #result: 'none' | 'complete' | Problem = 'none';
+
+  constructor(origin: string, socket: Socket, headBytesMax: number) {
+    this.origin = origin;
+    this.#socket = socket;
+    this.#parser = new ReplyParser(this, headBytesMax);
+    socket.on('data', (chunk: Buffer) => this.#read(chunk));
+    socket.on('end', () => this.#end());
+    socket.on('error', (error: NodeJS.ErrnoException) => this.#failed(error));
+    socket.on('close', () => this.#closed());
+  }
+
+  get exchanges(): number {
+    return this.#receiver === undefined ? 0 : 1;
+  }
+
+  get isUsable(): boolean {
+    return this.#isUsable;
+  }
+
+  get idleMsMax(): number {
+    const announcedMs = this.#parser.idleMsMax;
+    return announcedMs === undefined ? idleMsDefault : Math.min(announcedMs - idleMarginMs, idleMsDefault);
+  }
+
+  exchange(hop: Hop, receiver: Receiver): Exchange {
+    this.#receiver = receiver;
+    this.#method = hop.method;
+    this.#result = 'none';
+    this.#parser.begin(hop.method);
+    if (this.#isUsable) this.#write(hop);
+    else this.#fault(problems.emptyReply, true);
+    return this;
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  stop(): void {
+    this.#receiver = undefined;
+    this.destroy();
+  }
+
+  destroy(): void {
+    this.#isUsable = false;
+    this.#receiver = undefined;
+    this.#socket.destroy();
+  }
+
+  onHead(status: number, headers: HeaderList): void {
+    this.#receiver?.onHead(status, headers);
+  }
+
+  onBody(chunk: Uint8Array): void {
+    if (this.#receiver?.onBody(chunk) === false) this.#socket.pause();
+  }
+
+  onComplete(): void {
+    this.#result = 'complete';
+  }
+
+  onBroken(problem: Problem): void {
+    this.#result = problem;
+  }
+
+  #write(hop: Hop): void {
+    const head = requestHead(hop);
+    const { body } = hop;
+    this.#isSmall = body === null || body.byteLength <= smallBodyBytesMax;
+    if (body === null || body.byteLength === 0) {
+      this.#socket.write(head, 'latin1');
+    } else if (this.#isSmall) {
+      const message = Buffer.allocUnsafe(head.length + body.byteLength);
+      message.write(head, 'latin1');
+      message.set(body, head.length);
+      this.#socket.write(message);
+    } else {
+      this.#socket.write(head, 'latin1');
+      this.#socket.write(body);
+    }
+  }
+
+  #read(chunk: Buffer): void {
+    if (this.#receiver === undefined) {
+      // Nobody was asked. Whatever this is, it must not be taken for the next reply.
+      this.destroy();
+      return;
+    }
+    const taken = this.#parser.feed(chunk);
+    this.#settle(taken < chunk.length);
+  }
+
+  /** Acts on what the parser has said. `hasMore`: there are bytes behind the reply. */
+  #settle(hasMore: boolean): void {
+    const result = this.#result;
+    if (result === 'none') return;
+    if (result !== 'complete') {
+      this.#fault(result, false);
+      return;
+    }
+    const receiver = this.#receiver;
+    // A reply that came before the whole request was taken leaves the rest of it in the way.
+    if (hasMore || !this.#parser.isReusable || this.#hasEnded || this.#socket.writableLength > 0) this.#retire();
+    this.#receiver = undefined;
+    this.#isReused = true;
+    if (this.#socket.isPaused()) this.#socket.resume();
+    receiver?.onComplete();
+  }
+
+  #retire(): void {
+    this.#isUsable = false;
+    this.#socket.destroy();
+  }
+
+  #end(): void {
+    this.#hasEnded = true;
+    this.#isUsable = false;
+    if (this.#receiver === undefined) {
+      this.#socket.destroy();
+      return;
+    }
+    if (!this.#parser.hasBegun && this.#isReused) {
+      this.#fault(problems.emptyReply, idempotentMethods.has(this.#method));
+      return;
+    }
+    this.#parser.finish();
+    this.#settle(false);
+  }
+
+  #failed(error: NodeJS.ErrnoException): void {
+    this.#isUsable = false;
+    if (this.#receiver === undefined) return;
+    const isWrite = error.syscall === 'write';
+    const { hasBegun } = this.#parser;
+    const isUntouched = isWrite && this.#isSmall;
+    const mayRepeat = this.#isReused && !hasBegun && (isUntouched || idempotentMethods.has(this.#method));
+    this.#fault(isWrite && !hasBegun ? problems.sendFailed : problems.receiveFailed, mayRepeat);
+  }
+
+  #closed(): void {
+    this.#isUsable = false;
+    // Every way to here has said why before, but for a socket that something else has destroyed.
+    if (this.#receiver !== undefined) this.#fault(problems.receiveFailed, false);
+  }
+
+  #fault(problem: Problem, mayRepeat: boolean): void {
+    const receiver = this.#receiver;
+    this.destroy();
+    receiver?.onFault(problem, mayRepeat);
+  }
+}
+
+/** The head of a request (RFC 9112, 3), a character per byte. Everything in it was checked when the hop was made. */
+function requestHead(hop: Hop): string {
+  const { method, body } = hop;
+  let fields = '';
+  let host = '';
+  for (const [name, value] of hop.headers) {
+    if (name.length === 4 && name.toLowerCase() === 'host') host = value;
+    else fields += `${name}: ${value}\r\n`;
+  }
+  if (host === '') host = hop.url.host;
+  const bytes = body?.byteLength ?? 0;
+  const length = bytes > 0 || methodsWithBody.has(method) ? `Content-Length: ${bytes}\r\n` : '';
+  return `${method} ${hop.path} HTTP/1.1\r\nHost: ${host}\r\n${fields}${length}\r\n`;
+}

@@ -1,0 +1,410 @@
+import type { HeaderList } from '../core/request.ts';
+import { type Problem, problems } from './failures.ts';
+
+/** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
+export type ReplyReader = {
+  /** The final head; interim ones (1xx) are skipped. Names and values as they were on the wire, a character per byte. */
+  onHead(status: number, headers: HeaderList): void;
+  /** A part of the body, without its framing. A view of what was fed. */
+  onBody(chunk: Uint8Array): void;
+  /** The reply is complete. Nothing more is called. */
+  onComplete(): void;
+  /** It makes no sense. Nothing more is called. */
+  onBroken(problem: Problem): void;
+};
+
+type State =
+  | 'status line'
+  | 'fields'
+  | 'counted body'
+  | 'chunk size'
+  | 'chunk extension'
+  | 'chunk data'
+  | 'chunk end'
+  | 'trailer'
+  | 'endless body'
+  | 'done';
+
+/** Of a chunk of input no more than this is turned into text at a time: behind the head may stand a long body. */
+const textBytes = 8_192;
+/** As libcurl has it (CHUNK_MAXNUM_LEN): 64 bits. */
+const chunkSizeDigitsMax = 16;
+
+const cr = 13;
+const lf = 10;
+
+/** `HTTP/1.1 200 OK`, and what libcurl takes for it: in small letters, with a version that has no such lines, without a reason. */
+const statusLinePattern = /^HTTP\/(?:1\.([01])|2(?:\.0)?) +(\d{3})(?!\d)/i;
+const statusLineBeginning = 'HTTP/';
+
+/**
+ * Reads HTTP/1 replies (RFC 9112), one after another, however the network cuts them.
+ *
+ * Lenient in what is accepted, strict in what is reused. Whatever libcurl 7.88 understands is understood as it does (lines
+ * that end in LF, folded fields, blanks around names, both lengths), because pg_net's users have such servers. But after a
+ * reply that is not sound in all that concerns where it ends, {@link isReusable} is false and the connection is closed:
+ * where one reply ends and the next begins is then never in doubt, which is what request smuggling lives on.
+ */
+export class ReplyParser {
+  readonly #reader: ReplyReader;
+  readonly #headBytesMax: number;
+  #state: State = 'done';
+  #expectsBody = true;
+  /** A line that has not ended yet. */
+  #partial = '';
+  /** Bytes of the head, or of the trailer section, so far. */
+  #headBytes = 0;
+  #status = 0;
+  #headers: (readonly [string, string])[] = [];
+  /** Of the body or the chunk. */
+  #bytesLeft = 0;
+  #chunkSizeDigits = 0;
+  /** Of the framing between chunks. */
+  #lastByte = 0;
+  #isSound = true;
+  #persists = false;
+  #idleMsMax: number | undefined;
+  #begun = false;
+
+  constructor(reader: ReplyReader, headBytesMax: number) {
+    this.#reader = reader;
+    this.#headBytesMax = headBytesMax;
+  }
+
+  /** A request was sent: what is fed from now on is the reply to it. */
+  begin(method: string): void {
+    this.#state = 'status line';
+    this.#expectsBody = method !== 'HEAD';
+    this.#partial = '';
+    this.#headBytes = 0;
+    this.#status = 0;
+    this.#headers = [];
+    this.#isSound = true;
+    this.#persists = false;
+    this.#idleMsMax = undefined;
+    this.#begun = false;
+  }
+
+  /** A byte of the reply was seen. */
+  get hasBegun(): boolean {
+    return this.#begun;
+  }
+
+  /** The final head was seen. */
+  get hasHead(): boolean {
+    return this.#state !== 'status line' && this.#state !== 'fields';
+  }
+
+  /** The reply is complete and sound and says that the connection stays open: it may carry another request. */
+  get isReusable(): boolean {
+    return this.#state === 'done' && this.#isSound && this.#persists;
+  }
+
+  /** How long the server keeps an idle connection (`Keep-Alive: timeout=5`), where it says so. */
+  get idleMsMax(): number | undefined {
+    return this.#idleMsMax;
+  }
+
+  /** Reads what came next; returns how much of it belongs to the reply. */
+  feed(chunk: Buffer): number {
+    let at = 0;
+    if (chunk.length > 0) this.#begun = true;
+    while (at < chunk.length && this.#state !== 'done') {
+      switch (this.#state) {
+        case 'status line':
+        case 'fields':
+        case 'trailer':
+          at = this.#readLines(chunk, at);
+          break;
+        case 'endless body':
+          this.#reader.onBody(at === 0 ? chunk : chunk.subarray(at));
+          return chunk.length;
+        case 'counted body':
+        case 'chunk data':
+          at = this.#readBytes(chunk, at);
+          break;
+        default:
+          this.#readChunkFraming(chunk[at] ?? 0);
+          at += 1;
+      }
+    }
+    return at;
+  }
+
+  /** The server will send no more. */
+  finish(): void {
+    switch (this.#state) {
+      case 'done':
+        return;
+      case 'endless body':
+        this.#complete();
+        return;
+      case 'status line':
+      case 'fields':
+        this.#break(this.#begun ? problems.receiveFailed : problems.emptyReply);
+        return;
+      default:
+        this.#break(problems.partialBody);
+    }
+  }
+
+  /** Reads lines until the head (or the trailer section) or the text ends; returns where it stopped. */
+  #readLines(chunk: Buffer, start: number): number {
+    const text = chunk.toString('latin1', start, Math.min(start + textBytes, chunk.length));
+    const first = this.#state;
+    let at = 0;
+    while (at < text.length) {
+      const end = text.indexOf('\n', at);
+      this.#headBytes += (end < 0 ? text.length : end + 1) - at;
+      if (this.#headBytes > this.#headBytesMax) {
+        this.#break(problems.badReply);
+        return start;
+      }
+      if (end < 0) {
+        const isBeginning = this.#state === 'status line' && this.#partial.length < statusLineBeginning.length;
+        this.#partial += text.slice(at);
+        if (isBeginning && !mayBeStatusLine(this.#partial)) this.#break(problems.badReply);
+        return start + text.length;
+      }
+      let line = text.slice(at, end);
+      if (this.#partial !== '') {
+        line = this.#partial + line;
+        this.#partial = '';
+      }
+      line = this.#withoutEnd(line);
+      at = end + 1;
+      if (this.#state === 'status line') this.#readStatusLine(line);
+      else if (this.#state === 'fields') this.#readField(line);
+      else if (line === '') this.#complete();
+      if (this.#state !== first && this.#state !== 'fields') break;
+    }
+    return start + at;
+  }
+
+  /** A line ends in one CR (before the LF); none and several are understood (RFC 9112, 2.2), but not trusted. */
+  #withoutEnd(line: string): string {
+    let end = line.length;
+    while (end > 0 && line.charCodeAt(end - 1) === cr) end -= 1;
+    if (end !== line.length - 1) this.#isSound = false;
+    return line.slice(0, end);
+  }
+
+  #readStatusLine(line: string): void {
+    const match = statusLinePattern.exec(line);
+    const status = Number(match?.[2]);
+    if (match === null || status < 100) {
+      this.#break(problems.badReply);
+      return;
+    }
+    this.#status = status;
+    // HTTP/1.0 ends with its reply unless it says otherwise (RFC 9112, 9.3); a version that this cannot be does so too.
+    this.#persists = match[1] === '1';
+    this.#state = 'fields';
+  }
+
+  #readField(line: string): void {
+    if (line === '') {
+      this.#endHead();
+      return;
+    }
+    const first = line.charCodeAt(0);
+    const colon = line.indexOf(':');
+    if (first === 32 || first === 9) this.#unfold(line.trim());
+    else if (colon < 0 || line.includes('\0')) this.#break(problems.badReply);
+    else this.#headers.push([line.slice(0, colon), line.slice(colon + 1).trim()]);
+  }
+
+  /** Folded lines are one value (RFC 9112, 5.2). What is folded may be a length, so it is not trusted with the connection. */
+  #unfold(rest: string): void {
+    this.#isSound = false;
+    const previous = this.#headers.pop();
+    if (previous === undefined || rest.includes('\0')) this.#break(problems.badReply);
+    else this.#headers.push([previous[0], `${previous[1]} ${rest}`.trim()]);
+  }
+
+  #endHead(): void {
+    const status = this.#status;
+    if (status < 200) {
+      // We never ask to switch protocols, so nobody may.
+      if (status === 101) {
+        this.#break(problems.badReply);
+        return;
+      }
+      this.#state = 'status line';
+      this.#headers = [];
+      this.#headBytes = 0;
+      return;
+    }
+    const framing = this.#framing();
+    if (typeof framing === 'object') {
+      this.#break(framing);
+      return;
+    }
+    const hasBody = this.#expectsBody && status !== 204 && status !== 304;
+    if (!hasBody) this.#bytesLeft = 0;
+    this.#state = hasBody ? framing : 'counted body';
+    this.#reader.onHead(status, this.#headers);
+    if (this.#state === 'counted body' && this.#bytesLeft === 0) this.#complete();
+  }
+
+  /** Where the body ends (RFC 9112, 6.3), as far as this is said; and whether the connection lasts. */
+  #framing(): 'counted body' | 'chunk size' | 'endless body' | Problem {
+    let length: number | undefined;
+    let hasLength = false;
+    let codings = '';
+    for (const [name, value] of this.#headers) {
+      // The lengths tell all but a few names apart; the rest of them is not looked at.
+      switch (name.length) {
+        case 14:
+        case 15: {
+          if (name.trimEnd().toLowerCase() !== 'content-length') break;
+          const said = contentLength(value);
+          if (said === 'none' || (hasLength && said !== length)) return problems.badReply;
+          if (name.length !== 14 || hasLength || !/^\d+$/.test(value)) this.#isSound = false;
+          length = said;
+          hasLength = true;
+          break;
+        }
+        case 17:
+        case 18:
+          if (name.trimEnd().toLowerCase() !== 'transfer-encoding') break;
+          if (name.length !== 17) this.#isSound = false;
+          codings += `${codings === '' ? '' : ','}${value}`;
+          break;
+        case 10:
+          this.#readConnection(name, value);
+          break;
+        case 16:
+          if (name.toLowerCase() === 'proxy-connection') this.#readOptions(value);
+          break;
+      }
+    }
+    if (codings !== '') {
+      const last = transferCoding(codings);
+      if (typeof last === 'object') return last;
+      if (last === 'chunked') {
+        if (hasLength) this.#isSound = false;
+        this.#chunkSizeDigits = 0;
+        this.#bytesLeft = 0;
+        return 'chunk size';
+      }
+      this.#isSound = false;
+    }
+    this.#bytesLeft = length ?? 0;
+    return length === undefined ? 'endless body' : 'counted body';
+  }
+
+  /** `Connection` and `Keep-Alive` have equally long names. */
+  #readConnection(name: string, value: string): void {
+    const lower = name.toLowerCase();
+    if (lower === 'connection') {
+      this.#readOptions(value);
+    } else if (lower === 'keep-alive') {
+      const seconds = /(?:^|[,;\s])timeout\s*=\s*"?(\d{1,6})/i.exec(value)?.[1];
+      if (seconds !== undefined) this.#idleMsMax = Number(seconds) * 1_000;
+    }
+  }
+
+  #readOptions(value: string): void {
+    if (/(?:^|[,\s])close(?:$|[,\s])/i.test(value)) this.#isSound = false;
+    else if (/(?:^|[,\s])keep-alive(?:$|[,\s])/i.test(value)) this.#persists = true;
+  }
+
+  #readBytes(chunk: Buffer, at: number): number {
+    const end = Math.min(chunk.length, at + this.#bytesLeft);
+    this.#bytesLeft -= end - at;
+    const isChunked = this.#state === 'chunk data';
+    this.#reader.onBody(at === 0 && end === chunk.length ? chunk : chunk.subarray(at, end));
+    if (this.#bytesLeft === 0 && this.#state !== 'done') {
+      if (isChunked) this.#state = 'chunk end';
+      else this.#complete();
+    }
+    return end;
+  }
+
+  #readChunkFraming(byte: number): void {
+    switch (this.#state) {
+      case 'chunk size': {
+        const digit = hexDigit(byte);
+        if (digit >= 0) {
+          this.#chunkSizeDigits += 1;
+          this.#bytesLeft = this.#bytesLeft * 16 + digit;
+          if (this.#chunkSizeDigits > chunkSizeDigitsMax) this.#break(problems.receiveFailed);
+        } else if (this.#chunkSizeDigits === 0) {
+          this.#break(problems.receiveFailed);
+        } else {
+          this.#headBytes = 0;
+          this.#state = 'chunk extension';
+          this.#readChunkFraming(byte);
+        }
+        return;
+      }
+      case 'chunk extension':
+        // Ignored, whatever it is (RFC 9112, 7.1.1), but not for ever.
+        this.#headBytes += 1;
+        if (byte === lf) this.#beginChunk();
+        else if (this.#headBytes > textBytes) this.#break(problems.receiveFailed);
+        break;
+      default:
+        if (byte === lf) this.#endChunk();
+        else if (byte !== cr) this.#break(problems.receiveFailed);
+    }
+    if (byte === lf && this.#lastByte !== cr) this.#isSound = false;
+    this.#lastByte = byte;
+  }
+
+  #beginChunk(): void {
+    this.#headBytes = 0;
+    this.#state = this.#bytesLeft === 0 ? 'trailer' : 'chunk data';
+  }
+
+  #endChunk(): void {
+    this.#chunkSizeDigits = 0;
+    this.#state = 'chunk size';
+  }
+
+  #complete(): void {
+    if (this.#state === 'endless body') this.#isSound = false;
+    this.#state = 'done';
+    this.#reader.onComplete();
+  }
+
+  #break(problem: Problem): void {
+    this.#isSound = false;
+    this.#state = 'done';
+    this.#reader.onBroken(problem);
+  }
+}
+
+/** Whether what there is of a first line can become a status line. */
+function mayBeStatusLine(text: string): boolean {
+  const length = Math.min(text.length, statusLineBeginning.length);
+  return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
+}
+
+/**
+ * The length; undefined for one beyond counting, which libcurl does not count on either. What follows the digits is passed
+ * over as libcurl does, unless it is another length.
+ */
+function contentLength(value: string): number | undefined | 'none' {
+  const [first = '', ...others] = value.split(',').map((part) => /^\s*\+?(\d+)/.exec(part)?.[1] ?? '');
+  if (first === '' || others.some((other) => other !== first)) return 'none';
+  const length = Number(first);
+  return Number.isSafeInteger(length) ? length : undefined;
+}
+
+/** The last of the codings where it is `chunked`, 'none' where nothing is coded; we asked for no other. */
+function transferCoding(value: string): 'chunked' | 'none' | Problem {
+  const codings = value
+    .split(',')
+    .map((coding) => coding.trim().toLowerCase())
+    .filter((coding) => coding !== '' && coding !== 'identity');
+  if (codings.length === 0) return 'none';
+  return codings.length === 1 && codings[0] === 'chunked' ? 'chunked' : problems.badCoding;
+}
+
+function hexDigit(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const lower = byte | 32;
+  return lower >= 97 && lower <= 102 ? lower - 87 : -1;
+}
