@@ -4,8 +4,8 @@ import type { Hop } from './hop.ts';
 
 /** Who takes a reply apart from its connection. */
 export type Receiver = {
-  /** The final head, once. Names and values as they were on the wire, a character per byte. */
-  onHead(status: number, headers: HeaderList): void;
+  /** The final head, once. Names and values as they were on the wire, a character per byte. Endless: the body ends with the connection. */
+  onHead(status: number, headers: HeaderList, isEndless: boolean): void;
   /** A part of the body. False: no more for now, until {@link Exchange.resume}. */
   onBody(chunk: Uint8Array): boolean;
   /** The body is complete. */

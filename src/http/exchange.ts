@@ -87,10 +87,12 @@ class Collector implements Receiver, Waiting {
     }
   }
 
-  onHead(status: number, headers: HeaderList): void {
+  onHead(status: number, headers: HeaderList, isEndless: boolean): void {
     this.#status = status;
     this.#headers = headers;
     this.#location = redirectLocation(status, headers);
+    // A redirect is followed at once: its body could not save the connection anyway.
+    if (isEndless && this.#location !== undefined) this.#cut(false);
   }
 
   onBody(chunk: Uint8Array): boolean {

@@ -28,9 +28,11 @@ export const problems: {
     | 'certificateRefused'
     | 'tlsFailed'
     | 'emptyReply'
+    | 'notHttp'
     | 'badReply'
     | 'badCoding'
     | 'streamFailed'
+    | 'framingFailed'
     | 'receiveFailed'
     | 'partialBody'
     | 'sendFailed'
@@ -45,8 +47,10 @@ export const problems: {
   certificateRefused: problem('tls_failed', 'SSL peer certificate or SSH remote key was not OK'),
   tlsFailed: problem('tls_failed', 'SSL connect error'),
   emptyReply: problem('empty_reply', 'Server returned nothing (no headers, no data)'),
+  notHttp: problem('bad_reply', 'Unsupported protocol'),
   badReply: problem('bad_reply', 'Weird server reply'),
   badCoding: problem('bad_reply', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
+  framingFailed: problem('bad_reply', 'Error in the HTTP2 framing layer'),
   streamFailed: problem('bad_reply', 'Stream error in the HTTP/2 framing layer'),
   receiveFailed: problem('receive_failed', 'Failure when receiving data from the peer'),
   partialBody: problem('receive_failed', 'Transferred a partial file'),

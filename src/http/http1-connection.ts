@@ -83,8 +83,8 @@ export class Http1Connection implements Connection, ReplyReader {
     this.#socket.destroy();
   }
 
-  onHead(status: number, headers: HeaderList): void {
-    this.#receiver?.onHead(status, headers);
+  onHead(status: number, headers: HeaderList, isEndless: boolean): void {
+    this.#receiver?.onHead(status, headers, isEndless);
   }
 
   onBody(chunk: Uint8Array): void {

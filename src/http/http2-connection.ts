@@ -19,6 +19,7 @@ export class Http2Connection implements Connection {
   readonly #session: ClientHttp2Session;
   readonly #streams = new Set<Http2Exchange>();
   #isUsable = true;
+  #isBroken = false;
 
   constructor(origin: string, socket: Socket, headBytesMax: number) {
     this.origin = origin;
@@ -31,7 +32,10 @@ export class Http2Connection implements Connection {
     });
     this.#session.once('connect', () => this.#session.setLocalWindowSize(windowBytes));
     // What ends the session ends its streams, each of which says so.
-    this.#session.on('error', () => this.retire());
+    this.#session.on('error', (error: NodeJS.ErrnoException) => {
+      this.#isBroken = error.code === 'ERR_HTTP2_ERROR' || error.code === 'ERR_HTTP2_SESSION_ERROR';
+      this.retire();
+    });
     this.#session.on('goaway', () => this.retire());
     this.#session.on('close', () => this.retire());
     socket.once('close', () => this.retire());
@@ -48,6 +52,11 @@ export class Http2Connection implements Connection {
 
   get isUsable(): boolean {
     return this.#isUsable && !this.#session.closed && !this.#session.destroyed;
+  }
+
+  /** The server does not keep to the protocol. */
+  get isBroken(): boolean {
+    return this.#isBroken;
   }
 
   get idleMsMax(): number {
@@ -132,7 +141,7 @@ class Http2Exchange implements Exchange {
   #head(fields: http2.IncomingHttpHeaders, rawFields: readonly string[] | undefined): void {
     const status = Number(fields[':status']);
     this.#hasHead = true;
-    this.#receiver?.onHead(status, headerList(fields, rawFields));
+    this.#receiver?.onHead(status, headerList(fields, rawFields), false);
   }
 
   #closed(stream: ClientHttp2Stream): void {
@@ -152,6 +161,7 @@ class Http2Exchange implements Exchange {
   }
 
   #problem(code: number | undefined): Problem {
+    if (this.#connection.isBroken) return problems.framingFailed;
     const isReset = code !== undefined && code !== NGHTTP2_NO_ERROR && code !== NGHTTP2_CANCEL;
     if (isReset && this.#error !== undefined) return problems.streamFailed;
     if (this.#hasHead) return problems.partialBody;

@@ -3,8 +3,11 @@ import { type Problem, problems } from './failures.ts';
 
 /** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
 export type ReplyReader = {
-  /** The final head; interim ones (1xx) are skipped. Names and values as they were on the wire, a character per byte. */
-  onHead(status: number, headers: HeaderList): void;
+  /**
+   * The final head; interim ones (1xx) are skipped. Names and values as they were on the wire, a character per byte. Endless: the
+   * body ends with the connection.
+   */
+  onHead(status: number, headers: HeaderList, isEndless: boolean): void;
   /** A part of the body, without its framing. A view of what was fed. */
   onBody(chunk: Uint8Array): void;
   /** The reply is complete. Nothing more is called. */
@@ -140,8 +143,10 @@ export class ReplyParser {
         this.#complete();
         return;
       case 'status line':
+        this.#break(problems.emptyReply);
+        return;
       case 'fields':
-        this.#break(this.#begun ? problems.receiveFailed : problems.emptyReply);
+        this.#break(problems.receiveFailed);
         return;
       default:
         this.#break(problems.partialBody);
@@ -157,13 +162,13 @@ export class ReplyParser {
       const end = text.indexOf('\n', at);
       this.#headBytes += (end < 0 ? text.length : end + 1) - at;
       if (this.#headBytes > this.#headBytesMax) {
-        this.#break(problems.badReply);
+        this.#break(problems.receiveFailed);
         return start;
       }
       if (end < 0) {
         const isBeginning = this.#state === 'status line' && this.#partial.length < statusLineBeginning.length;
         this.#partial += text.slice(at);
-        if (isBeginning && !mayBeStatusLine(this.#partial)) this.#break(problems.badReply);
+        if (isBeginning && !mayBeStatusLine(this.#partial)) this.#break(problems.notHttp);
         return start + text.length;
       }
       let line = text.slice(at, end);
@@ -192,13 +197,13 @@ export class ReplyParser {
   #readStatusLine(line: string): void {
     const match = statusLinePattern.exec(line);
     const status = Number(match?.[2]);
-    if (match === null || status < 100) {
-      this.#break(problems.badReply);
+    if (match === null || status < 100 || line.includes('\0')) {
+      this.#break(line.includes('\0') ? problems.badReply : problems.notHttp);
       return;
     }
     this.#status = status;
-    // HTTP/1.0 ends with its reply unless it says otherwise (RFC 9112, 9.3); a version that this cannot be does so too.
-    this.#persists = match[1] === '1';
+    // HTTP/1.0 ends with its reply unless it says otherwise (RFC 9112, 9.3); whatever this cannot be does so too.
+    this.#persists = match[1] === '1' && line.startsWith('HTTP');
     this.#state = 'fields';
   }
 
@@ -211,7 +216,16 @@ export class ReplyParser {
     const colon = line.indexOf(':');
     if (first === 32 || first === 9) this.#unfold(line.trim());
     else if (colon < 0 || line.includes('\0')) this.#break(problems.badReply);
+    else if (line.includes('\r')) this.#readFieldWithCr(line, colon);
     else this.#headers.push([line.slice(0, colon), line.slice(colon + 1).trim()]);
+  }
+
+  /** A CR within a value ends it, as in libcurl; anywhere else it might end the head for somebody else. */
+  #readFieldWithCr(line: string, colon: number): void {
+    this.#isSound = false;
+    const end = line.indexOf('\r');
+    if (end < colon) this.#break(problems.badReply);
+    else this.#headers.push([line.slice(0, colon), line.slice(colon + 1, end).trim()]);
   }
 
   /** Folded lines are one value (RFC 9112, 5.2). What is folded may be a length, so it is not trusted with the connection. */
@@ -243,7 +257,7 @@ export class ReplyParser {
     const hasBody = this.#expectsBody && status !== 204 && status !== 304;
     if (!hasBody) this.#bytesLeft = 0;
     this.#state = hasBody ? framing : 'counted body';
-    this.#reader.onHead(status, this.#headers);
+    this.#reader.onHead(status, this.#headers, this.#state === 'endless body');
     if (this.#state === 'counted body' && this.#bytesLeft === 0) this.#complete();
   }
 
@@ -400,7 +414,7 @@ function transferCoding(value: string): 'chunked' | 'none' | Problem {
     .map((coding) => coding.trim().toLowerCase())
     .filter((coding) => coding !== '' && coding !== 'identity');
   if (codings.length === 0) return 'none';
-  return codings.length === 1 && codings[0] === 'chunked' ? 'chunked' : problems.badCoding;
+  return codings.every((coding) => coding === 'chunked') ? 'chunked' : problems.badCoding;
 }
 
 function hexDigit(byte: number): number {

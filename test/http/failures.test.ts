@@ -143,11 +143,11 @@ describe('the reply', () => {
     ['nothing at all', '', 'end', 'empty_reply', 'Server returned nothing (no headers, no data)'],
     ['a reset instead of a byte', '', 'reset', 'receive_failed', 'Failure when receiving data from the peer'],
     ['half a header section', `${ok}A: b`, 'end', 'receive_failed', 'Failure when receiving data from the peer'],
-    ['another protocol', 'SSH-2.0-OpenSSH_9.2\r\n', 'wait', 'bad_reply', 'Weird server reply'],
-    ['HTTP/3', 'HTTP/3 200 OK\r\n\r\n', 'wait', 'bad_reply', 'Weird server reply'],
-    ['a status of four digits', 'HTTP/1.1 2000 OK\r\n\r\n', 'wait', 'bad_reply', 'Weird server reply'],
-    ['status 099', 'HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n', 'wait', 'bad_reply', 'Weird server reply'],
-    ['status 099, closed', 'HTTP/1.1 099 X\r\n\r\n', 'end', 'bad_reply', 'Weird server reply'],
+    ['another protocol', 'SSH-2.0-OpenSSH_9.2\r\n', 'wait', 'bad_reply', 'Unsupported protocol'],
+    ['HTTP/3', 'HTTP/3 200 OK\r\n\r\n', 'wait', 'bad_reply', 'Unsupported protocol'],
+    ['a status of four digits', 'HTTP/1.1 2000 OK\r\n\r\n', 'wait', 'bad_reply', 'Unsupported protocol'],
+    ['status 099', 'HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n', 'wait', 'bad_reply', 'Unsupported protocol'],
+    ['status 099, closed', 'HTTP/1.1 099 X\r\n\r\n', 'end', 'bad_reply', 'Unsupported protocol'],
     [
       'an upgrade',
       'HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n',
@@ -193,7 +193,7 @@ describe('the reply', () => {
     const server = await scriptedServer(`${ok}X: ${'x'.repeat(5_000)}\r\nContent-Length: 0\r\n\r\n`);
     expectReply(await testClient().send(request(server.url)));
     const outcome = await testClient({ responseHeaderBytesMax: 4_096 }).send(request(server.url));
-    expect(outcome).toMatchObject({ code: 'bad_reply', message: 'Weird server reply' });
+    expect(outcome).toMatchObject({ code: 'receive_failed', message: 'Failure when receiving data from the peer' });
   });
 
   it('survives whatever bytes a server sends', async () => {

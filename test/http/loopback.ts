@@ -82,6 +82,11 @@ const pem = (name: string) => readFileSync(new URL(`tls/${name}.pem`, import.met
 /** The authority of {@link httpsServer}'s certificates. */
 export const testCa: Buffer = pem('ca');
 
+/** A certificate for `localhost` and the loopback addresses, with its key. */
+export function serverIdentity(): { key: Buffer; cert: Buffer } {
+  return { key: pem('server.key'), cert: pem('localhost.cert') };
+}
+
 /** An HTTPS server whose certificate is for `localhost` and the loopback addresses, or for `other.example`. */
 export function httpsServer(certificate: 'localhost' | 'other', handler: http.RequestListener): Promise<TestServer> {
   return listen(https.createServer({ key: pem('server.key'), cert: pem(`${certificate}.cert`) }, handler), 'https');
@@ -113,7 +118,8 @@ export function scriptedServer(reply: string, then: 'end' | 'reset' | 'wait' = '
   });
 }
 
-async function listen(server: net.Server, scheme: string): Promise<TestServer> {
+/** Listens on a free port of 127.0.0.1 until the test ends. */
+export async function listen(server: net.Server, scheme: string): Promise<TestServer> {
   const sockets = new Set<net.Socket>();
   let total = 0;
   server.on('connection', (socket) => {
