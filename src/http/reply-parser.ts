@@ -1,5 +1,6 @@
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
+import { contentLength, transferCoding } from './framing.ts';
 
 /** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
 export type ReplyReader = {
@@ -394,27 +395,6 @@ export class ReplyParser {
 function mayBeStatusLine(text: string): boolean {
   const length = Math.min(text.length, statusLineBeginning.length);
   return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
-}
-
-/**
- * The length; undefined for one beyond counting, which libcurl does not count on either. What follows the digits is passed
- * over as libcurl does, unless it is another length.
- */
-function contentLength(value: string): number | undefined | 'none' {
-  const [first = '', ...others] = value.split(',').map((part) => /^\s*\+?(\d+)/.exec(part)?.[1] ?? '');
-  if (first === '' || others.some((other) => other !== first)) return 'none';
-  const length = Number(first);
-  return Number.isSafeInteger(length) ? length : undefined;
-}
-
-/** The last of the codings where it is `chunked`, 'none' where nothing is coded; we asked for no other. */
-function transferCoding(value: string): 'chunked' | 'none' | Problem {
-  const codings = value
-    .split(',')
-    .map((coding) => coding.trim().toLowerCase())
-    .filter((coding) => coding !== '' && coding !== 'identity');
-  if (codings.length === 0) return 'none';
-  return codings.every((coding) => coding === 'chunked') ? 'chunked' : problems.badCoding;
 }
 
 function hexDigit(byte: number): number {
