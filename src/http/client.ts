@@ -66,7 +66,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     target.secure && (socket as TLSSocket).alpnProtocol === 'h2'
       ? new Http2Connection(target.origin, socket, responseHeaderBytesMax)
       : new Http1Connection(target.origin, socket, responseHeaderBytesMax);
-  const pool = new Pool({ connect, open, connectionsPerOriginMax });
+  const pool = new Pool({ connect, open, connectionsPerOriginMax, now });
   const firstHops = new FirstHops(userAgent);
   const largeBodies = new Permits(Math.max(1, Math.floor(largeBodiesBytesMax / responseBytesMax)));
   const replyLimits = { bodyBytesMax: responseBytesMax, largeBodies };

@@ -9,6 +9,8 @@ export type PoolOptions = {
   /** What speaks HTTP on a socket. */
   readonly open: (target: Target, socket: Socket) => Connection;
   readonly connectionsPerOriginMax: number;
+  /** A monotonic clock in milliseconds. */
+  readonly now: () => number;
 };
 
 /** Idle connections over all origins; requests to very many hosts must not exhaust file descriptors. */
@@ -16,7 +18,7 @@ const idleConnectionsMax = 512;
 /** An older connection is not kept: names move to other addresses, and a balancer's new servers want their share. */
 const ageMsMax = 5 * 60_000;
 /** After so long without a request the server may well have closed it, and we not have noticed yet. */
-const restedMs = 1_000;
+const restedMs = 100;
 const sweepEveryMs = 1_000;
 
 type Waiter = {
@@ -29,7 +31,7 @@ type Member = {
   readonly connection: Connection;
   readonly lane: Lane;
   readonly bornAtMs: number;
-  /** Since when it has no request, on the clock of `performance.now()`. */
+  /** Since when it has no request. */
   idleSinceMs: number;
   isIdle: boolean;
 };
@@ -79,7 +81,7 @@ export class Pool {
       const shared = withRoom(lane);
       const member = shared ?? this.#takeIdle(lane);
       if (member !== undefined) {
-        const isRested = member.isIdle && performance.now() - member.idleSinceMs > restedMs;
+        const isRested = member.isIdle && this.#options.now() - member.idleSinceMs > restedMs;
         this.#busy(member);
         return isRested ? this.#stillThere(member, deadline) : member.connection;
       }
@@ -92,7 +94,7 @@ export class Pool {
     const member = this.#members.get(connection);
     if (member === undefined) return;
     const { lane } = member;
-    if (!connection.isUsable || performance.now() - member.bornAtMs > ageMsMax) {
+    if (!connection.isUsable || this.#options.now() - member.bornAtMs > ageMsMax) {
       this.#retire(member);
       return;
     }
@@ -123,7 +125,7 @@ export class Pool {
   #keep(member: Member): void {
     if (member.isIdle) return;
     member.isIdle = true;
-    member.idleSinceMs = performance.now();
+    member.idleSinceMs = this.#options.now();
     if (member.connection.exchangesMax === 1) member.lane.idle.push(member);
     this.#idle += 1;
     if (this.#idle > this.#idleMax) this.#discardOldest();
@@ -141,18 +143,18 @@ export class Pool {
     for (;;) {
       const member = lane.idle.pop();
       if (member === undefined) return undefined;
-      if (member.connection.isUsable && !isOver(member)) return member;
+      if (member.connection.isUsable && !isOver(member, this.#options.now())) return member;
       this.#retire(member);
     }
   }
 
   /**
-   * What the kernel knows of a connection we hear only when the event loop has asked it. A round of that first: a request that
-   * is not written to a dead connection need not be repeated, which for a POST nobody could do safely.
+   * What the kernel knows of a connection we hear only when the event loop has asked it, which it does between two immediates.
+   * That first: a request that is not written to a dead connection need not be repeated, which for a POST nobody could do safely.
    */
   #stillThere(member: Member, deadline: Deadline): Promise<Connection | Problem> {
     return new Promise((resolve) => {
-      setImmediate(() => {
+      const decide = (): void => {
         const { connection, lane } = member;
         if (connection.isUsable) {
           resolve(connection);
@@ -160,15 +162,17 @@ export class Pool {
           this.#retire(member);
           resolve(this.acquire(lane.target, deadline, false));
         }
-      });
+      };
+      setImmediate(() => setImmediate(decide));
     });
   }
 
   /** Closes those that have been idle for too long. */
   #sweep(): void {
+    const nowMs = this.#options.now();
     for (const lane of [...this.#lanes.values()]) {
       for (const member of [...lane.idle, ...lane.shared]) {
-        if (member.isIdle && isOver(member)) this.#retire(member);
+        if (member.isIdle && isOver(member, nowMs)) this.#retire(member);
       }
     }
     if (this.#idle === 0) {
@@ -196,6 +200,8 @@ export class Pool {
 
   async #dial(lane: Lane, deadline: Deadline): Promise<Connection | Problem> {
     lane.open += 1;
+    // It may just have lost its last connection.
+    this.#lanes.set(lane.target.origin, lane);
     const socket = await this.#options.connect(lane.target, deadline);
     if ('kind' in socket) {
       lane.open -= 1;
@@ -203,7 +209,7 @@ export class Pool {
       return socket;
     }
     const connection = this.#options.open(lane.target, socket);
-    const nowMs = performance.now();
+    const nowMs = this.#options.now();
     const member: Member = { connection, lane, bornAtMs: nowMs, idleSinceMs: nowMs, isIdle: false };
     this.#members.set(connection, member);
     lane.isKnown = true;
@@ -251,8 +257,7 @@ function withRoom(lane: Lane): Member | undefined {
 }
 
 /** It has been idle for as long as it may. */
-function isOver(member: Member): boolean {
-  const nowMs = performance.now();
+function isOver(member: Member, nowMs: number): boolean {
   return nowMs - member.idleSinceMs > member.connection.idleMsMax || nowMs - member.bornAtMs > ageMsMax;
 }
 

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import type net from 'node:net';
-import { describe, expect, it } from 'vitest';
-import { expectReply, httpServer, request, tcpServer, testClient, text } from './loopback.ts';
+import { Worker } from 'node:worker_threads';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { expectReply, httpServer, request, scriptedServer, tcpServer, testClient, text } from './loopback.ts';
 
 const ok = 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n';
 
@@ -127,5 +128,66 @@ describe('connections', () => {
     for (const path of ['/1', '/2', '/3']) {
       expect(text(expectReply(await client.send(request(server.url + path))))).toBe(path);
     }
+  });
+
+  it.each([
+    ['longer than 30 s', '', 29_000, 31_000],
+    ['longer than the server keeps them', 'Keep-Alive: timeout=5\r\n', 3_900, 4_100],
+  ])('are not kept idle for %s', async (_what, header, kept, over) => {
+    const server = await scriptedServer(`HTTP/1.1 200 OK\r\n${header}Content-Length: 0\r\n\r\n`);
+    let nowMs = 0;
+    const client = testClient({ now: () => nowMs });
+    for (const [idleMs, connections] of [
+      [0, 1],
+      [kept, 1],
+      [kept, 1],
+      [over, 2],
+      [kept, 2],
+    ] as const) {
+      nowMs += idleMs;
+      expectReply(await client.send(request(server.url)));
+      expect(server.connections()).toBe(connections);
+    }
+  });
+
+  it('are replaced at an age of five minutes, however busy', async () => {
+    const server = await scriptedServer(ok);
+    let nowMs = 0;
+    const client = testClient({ now: () => nowMs });
+    for (; nowMs <= 15 * 60_000; nowMs += 10_000) expectReply(await client.send(request(server.url)));
+    expect(server.connections()).toBe(3);
+  });
+
+  it('that the server closed while this process was held up carry no POST', async () => {
+    // The server has a thread of its own: this one is held up while it closes the connection.
+    const flag = new Int32Array(new SharedArrayBuffer(4));
+    const server = new Worker(
+      `const { parentPort, workerData: flag } = require('node:worker_threads');
+       const sockets = [];
+       let posts = 0;
+       const server = require('node:net').createServer((socket) => {
+         sockets.push(socket);
+         socket.on('error', () => {});
+         socket.on('data', () => socket.write('HTTP/1.1 200 OK\\r\\nContent-Length: 1\\r\\n\\r\\n' + ++posts));
+       });
+       server.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));
+       parentPort.on('message', () => sockets[0].destroy(undefined).once('close', () => {
+         Atomics.store(flag, 0, 1);
+         Atomics.notify(flag, 0);
+       }));`,
+      { eval: true, workerData: flag },
+    );
+    onTestFinished(async () => {
+      await server.terminate();
+    });
+    const [port] = await once(server, 'message');
+    let nowMs = 0;
+    const client = testClient({ now: () => nowMs });
+    const post = () => client.send(request(`http://127.0.0.1:${port}`, { method: 'POST', body: 'x' }));
+    expect(text(expectReply(await post()))).toBe('1');
+    nowMs += 1_000;
+    server.postMessage('close');
+    Atomics.wait(flag, 0, 0);
+    expect(text(expectReply(await post()))).toBe('2');
   });
 });
