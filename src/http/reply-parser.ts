@@ -160,6 +160,12 @@ export class ReplyParser {
     const first = this.#state;
     let at = 0;
     while (at < text.length) {
+      if (this.#state === 'status line' && this.#partial.length < statusLineBeginning.length) {
+        if (!mayBeStatusLine(this.#partial + text.slice(at, at + statusLineBeginning.length))) {
+          this.#break(problems.notHttp);
+          return start;
+        }
+      }
       const end = text.indexOf('\n', at);
       this.#headBytes += (end < 0 ? text.length : end + 1) - at;
       if (this.#headBytes > this.#headBytesMax) {
@@ -167,9 +173,7 @@ export class ReplyParser {
         return start;
       }
       if (end < 0) {
-        const isBeginning = this.#state === 'status line' && this.#partial.length < statusLineBeginning.length;
         this.#partial += text.slice(at);
-        if (isBeginning && !mayBeStatusLine(this.#partial)) this.#break(problems.notHttp);
         return start + text.length;
       }
       let line = text.slice(at, end);
@@ -199,7 +203,7 @@ export class ReplyParser {
     const match = statusLinePattern.exec(line);
     const status = Number(match?.[2]);
     if (match === null || status < 100 || line.includes('\0')) {
-      this.#break(line.includes('\0') ? problems.badReply : problems.notHttp);
+      this.#break(match === null || status < 100 ? problems.notHttp : problems.badReply);
       return;
     }
     this.#status = status;
