@@ -260,6 +260,8 @@ export class ReplyParser {
       return;
     }
     const hasBody = this.#expectsBody && status !== 204 && status !== 304;
+    // A 204 that speaks of a body (RFC 9110, 8.6 forbids it) may be about to send one.
+    if (status === 204 && (framing === 'chunk size' || this.#bytesLeft > 0)) this.#isSound = false;
     if (!hasBody) this.#bytesLeft = 0;
     this.#state = hasBody ? framing : 'counted body';
     this.#reader.onHead(status, this.#headers, this.#state === 'endless body');
@@ -354,6 +356,7 @@ export class ReplyParser {
         } else {
           this.#headBytes = 0;
           this.#state = 'chunk extension';
+          if (!mayFollowSize(byte)) this.#isSound = false;
           this.#readChunkFraming(byte);
         }
         return;
@@ -368,7 +371,8 @@ export class ReplyParser {
         if (byte === lf) this.#endChunk();
         else if (byte !== cr) this.#break(problems.receiveFailed);
     }
-    if (byte === lf && this.#lastByte !== cr) this.#isSound = false;
+    // Some take a CR alone, or a NUL, for the end of the line, and what stands behind it for a chunk.
+    if ((byte === lf) !== (this.#lastByte === cr) || byte === 0) this.#isSound = false;
     this.#lastByte = byte;
   }
 
@@ -399,6 +403,11 @@ export class ReplyParser {
 function mayBeStatusLine(text: string): boolean {
   const length = Math.min(text.length, statusLineBeginning.length);
   return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
+}
+
+/** Behind the digits of a chunk's size: blanks, an extension, the end of the line. */
+function mayFollowSize(byte: number): boolean {
+  return byte === cr || byte === lf || byte === 59 || byte === 32 || byte === 9;
 }
 
 function hexDigit(byte: number): number {
