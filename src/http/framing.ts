@@ -15,8 +15,28 @@ export function contentLength(value: string): number | undefined | 'none' {
 export function transferCoding(value: string): 'chunked' | 'none' | Problem {
   const codings = value
     .split(',')
-    .map((coding) => coding.trim().toLowerCase())
+    .map((coding) => withoutBlanks(coding, 0, coding.length).toLowerCase())
     .filter((coding) => coding !== '' && coding !== 'identity');
   if (codings.length === 0) return 'none';
   return codings.every((coding) => coding === 'chunked') ? 'chunked' : problems.badCoding;
+}
+
+/** A blank or a tab (RFC 9110, 5.6.3): `trim()` would also take bytes of what is UTF-8. */
+export function isBlank(byte: number): boolean {
+  return byte === 32 || byte === 9;
+}
+
+/** A part of a text, without the blanks around it. */
+export function withoutBlanks(text: string, start: number, end: number): string {
+  let first = start;
+  let last = end;
+  while (first < last && isBlank(text.charCodeAt(first))) first += 1;
+  while (last > first && isBlank(text.charCodeAt(last - 1))) last -= 1;
+  return text.slice(first, last);
+}
+
+/** A value that goes on. Nothing is looked for in it: thousands of lines may follow, and each would read all those before. */
+export function joined(value: string, rest: string): string {
+  if (value === '' || rest === '') return value + rest;
+  return `${value} ${rest}`;
 }

@@ -1,6 +1,6 @@
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
-import { contentLength, transferCoding } from './framing.ts';
+import { contentLength, isBlank, joined, transferCoding, withoutBlanks } from './framing.ts';
 
 /** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
 export type ReplyReader = {
@@ -219,10 +219,10 @@ export class ReplyParser {
     }
     const first = line.charCodeAt(0);
     const colon = line.indexOf(':');
-    if (first === 32 || first === 9) this.#unfold(line.trim());
+    if (isBlank(first)) this.#unfold(withoutBlanks(line, 0, line.length));
     else if (colon < 0 || line.includes('\0')) this.#break(problems.badReply);
     else if (line.includes('\r')) this.#readFieldWithCr(line, colon);
-    else this.#headers.push([line.slice(0, colon), line.slice(colon + 1).trim()]);
+    else this.#headers.push([line.slice(0, colon), withoutBlanks(line, colon + 1, line.length)]);
   }
 
   /** A CR within a value ends it, as in libcurl; anywhere else it might end the head for somebody else. */
@@ -230,7 +230,7 @@ export class ReplyParser {
     this.#isSound = false;
     const end = line.indexOf('\r');
     if (end < colon) this.#break(problems.badReply);
-    else this.#headers.push([line.slice(0, colon), line.slice(colon + 1, end).trim()]);
+    else this.#headers.push([line.slice(0, colon), withoutBlanks(line, colon + 1, end)]);
   }
 
   /** Folded lines are one value (RFC 9112, 5.2). What is folded may be a length, so it is not trusted with the connection. */
@@ -238,7 +238,7 @@ export class ReplyParser {
     this.#isSound = false;
     const previous = this.#headers.pop();
     if (previous === undefined || rest.includes('\0')) this.#break(problems.badReply);
-    else this.#headers.push([previous[0], `${previous[1]} ${rest}`.trim()]);
+    else this.#headers.push([previous[0], joined(previous[1], rest)]);
   }
 
   #endHead(): void {
@@ -407,7 +407,7 @@ function mayBeStatusLine(text: string): boolean {
 
 /** Behind the digits of a chunk's size: blanks, an extension, the end of the line. */
 function mayFollowSize(byte: number): boolean {
-  return byte === cr || byte === lf || byte === 59 || byte === 32 || byte === 9;
+  return byte === cr || byte === lf || byte === 59 || isBlank(byte);
 }
 
 function hexDigit(byte: number): number {
