@@ -1,5 +1,8 @@
 import { type Problem, problems } from './failures.ts';
 
+/** Beyond what libcurl counts with. */
+export const uncountableBytes: number = 2 ** 63;
+
 /**
  * What a Content-Length says: the length; undefined for one beyond counting, which libcurl does not count on either. What follows the digits is passed
  * over as libcurl does, unless it is another length.
@@ -8,7 +11,7 @@ export function contentLength(value: string): number | undefined | 'none' {
   const [first = '', ...others] = value.split(',').map((part) => /^\s*\+?(\d+)/.exec(part)?.[1] ?? '');
   if (first === '' || others.some((other) => other !== first)) return 'none';
   const length = Number(first);
-  return Number.isSafeInteger(length) ? length : undefined;
+  return length < uncountableBytes ? length : undefined;
 }
 
 /** The last of the codings where it is `chunked`, 'none' where nothing is coded; we asked for no other. */

@@ -1,6 +1,6 @@
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
-import { contentLength, isBlank, joined, transferCoding, withoutBlanks } from './framing.ts';
+import { contentLength, isBlank, joined, transferCoding, uncountableBytes, withoutBlanks } from './framing.ts';
 
 /** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
 export type ReplyReader = {
@@ -33,6 +33,8 @@ type State =
 const textBytes = 8_192;
 /** As libcurl has it (CHUNK_MAXNUM_LEN): 64 bits. */
 const chunkSizeDigitsMax = 16;
+/** As newer versions of libcurl have it: each field takes a hundred times the three bytes that it may consist of. */
+const fieldsMax = 5_000;
 
 const cr = 13;
 const lf = 10;
@@ -56,7 +58,7 @@ export class ReplyParser {
   #expectsBody = true;
   /** A line that has not ended yet. */
   #partial = '';
-  /** Bytes of the head, or of the trailer section, so far. */
+  /** Bytes of all heads, or of the trailer section, so far. */
   #headBytes = 0;
   #status = 0;
   #headers: (readonly [string, string])[] = [];
@@ -220,7 +222,7 @@ export class ReplyParser {
     const first = line.charCodeAt(0);
     const colon = line.indexOf(':');
     if (isBlank(first)) this.#unfold(withoutBlanks(line, 0, line.length));
-    else if (colon < 0 || line.includes('\0')) this.#break(problems.badReply);
+    else if (colon < 0 || line.includes('\0') || this.#headers.length === fieldsMax) this.#break(problems.badReply);
     else if (line.includes('\r')) this.#readFieldWithCr(line, colon);
     else this.#headers.push([line.slice(0, colon), withoutBlanks(line, colon + 1, line.length)]);
   }
@@ -250,8 +252,8 @@ export class ReplyParser {
         return;
       }
       this.#state = 'status line';
+      // Its bytes count on: interim replies without end have one.
       this.#headers = [];
-      this.#headBytes = 0;
       return;
     }
     const framing = this.#framing();
@@ -350,7 +352,9 @@ export class ReplyParser {
         if (digit >= 0) {
           this.#chunkSizeDigits += 1;
           this.#bytesLeft = this.#bytesLeft * 16 + digit;
-          if (this.#chunkSizeDigits > chunkSizeDigitsMax) this.#break(problems.receiveFailed);
+          if (this.#chunkSizeDigits > chunkSizeDigitsMax || this.#bytesLeft >= uncountableBytes) {
+            this.#break(problems.receiveFailed);
+          }
         } else if (this.#chunkSizeDigits === 0) {
           this.#break(problems.receiveFailed);
         } else {
