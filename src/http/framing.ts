@@ -43,3 +43,15 @@ export function joined(value: string, rest: string): string {
   if (value === '' || rest === '') return value + rest;
   return `${value} ${rest}`;
 }
+
+/** Behind the digits of a chunk's size: blanks, an extension, the end of the line. */
+export function mayFollowSize(byte: number): boolean {
+  return byte === 13 || byte === 10 || byte === 59 || isBlank(byte);
+}
+
+/** What a hexadecimal digit stands for; -1 for anything else. */
+export function hexDigit(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const lower = byte | 32;
+  return lower >= 97 && lower <= 102 ? lower - 87 : -1;
+}

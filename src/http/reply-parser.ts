@@ -1,6 +1,15 @@
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
-import { contentLength, isBlank, joined, transferCoding, uncountableBytes, withoutBlanks } from './framing.ts';
+import {
+  contentLength,
+  hexDigit,
+  isBlank,
+  joined,
+  mayFollowSize,
+  transferCoding,
+  uncountableBytes,
+  withoutBlanks,
+} from './framing.ts';
 
 /** Who is told what a reply says. Called while {@link ReplyParser.feed} runs. */
 export type ReplyReader = {
@@ -188,6 +197,7 @@ export class ReplyParser {
       if (this.#state === 'status line') this.#readStatusLine(line);
       else if (this.#state === 'fields') this.#readField(line);
       else if (line === '') this.#complete();
+      else if (!line.includes(':') && !isBlank(line.charCodeAt(0))) this.#break(problems.receiveFailed);
       if (this.#state !== first && this.#state !== 'fields') break;
     }
     return start + at;
@@ -222,7 +232,8 @@ export class ReplyParser {
     const first = line.charCodeAt(0);
     const colon = line.indexOf(':');
     if (isBlank(first)) this.#unfold(withoutBlanks(line, 0, line.length));
-    else if (colon < 0 || line.includes('\0') || this.#headers.length === fieldsMax) this.#break(problems.badReply);
+    else if (colon < 0 || line.includes('\0')) this.#break(problems.badReply);
+    else if (this.#headers.length === fieldsMax) this.#break(problems.receiveFailed);
     else if (line.includes('\r')) this.#readFieldWithCr(line, colon);
     else this.#headers.push([line.slice(0, colon), withoutBlanks(line, colon + 1, line.length)]);
   }
@@ -257,15 +268,18 @@ export class ReplyParser {
       return;
     }
     const framing = this.#framing();
-    if (typeof framing === 'object') {
-      this.#break(framing);
-      return;
-    }
     const hasBody = this.#expectsBody && status !== 204 && status !== 304;
+    if (typeof framing === 'object') {
+      if (hasBody) {
+        this.#break(framing);
+        return;
+      }
+      this.#isSound = false;
+    }
     // A 204 that speaks of a body (RFC 9110, 8.6 forbids it) may be about to send one.
     if (status === 204 && (framing === 'chunk size' || this.#bytesLeft > 0)) this.#isSound = false;
     if (!hasBody) this.#bytesLeft = 0;
-    this.#state = hasBody ? framing : 'counted body';
+    this.#state = hasBody && typeof framing === 'string' ? framing : 'counted body';
     this.#reader.onHead(status, this.#headers, this.#state === 'endless body');
     if (this.#state === 'counted body' && this.#bytesLeft === 0) this.#complete();
   }
@@ -306,7 +320,7 @@ export class ReplyParser {
       const last = transferCoding(codings);
       if (typeof last === 'object') return last;
       if (last === 'chunked') {
-        if (hasLength) this.#isSound = false;
+        if (hasLength || codings.length !== 'chunked'.length) this.#isSound = false;
         this.#chunkSizeDigits = 0;
         this.#bytesLeft = 0;
         return 'chunk size';
@@ -407,15 +421,4 @@ export class ReplyParser {
 function mayBeStatusLine(text: string): boolean {
   const length = Math.min(text.length, statusLineBeginning.length);
   return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
-}
-
-/** Behind the digits of a chunk's size: blanks, an extension, the end of the line. */
-function mayFollowSize(byte: number): boolean {
-  return byte === cr || byte === lf || byte === 59 || isBlank(byte);
-}
-
-function hexDigit(byte: number): number {
-  if (byte >= 48 && byte <= 57) return byte - 48;
-  const lower = byte | 32;
-  return lower >= 97 && lower <= 102 ? lower - 87 : -1;
 }
