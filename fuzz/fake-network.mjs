@@ -1,0 +1,155 @@
+// The client with everything but the sockets: its pool dials streams that exist in memory only.
+import { Duplex } from 'node:stream';
+import { Bag } from '../dist/core/bag.js';
+import { Permits } from '../dist/core/permits.js';
+import { problems } from '../dist/http/failures.js';
+import { FirstHops } from '../dist/http/hop.js';
+import { Http1Connection } from '../dist/http/http1-connection.js';
+import { Pool } from '../dist/http/pool.js';
+import { Sending } from '../dist/http/sending.js';
+import { bodyBytesMax } from './replies.mjs';
+
+/** Small, so that replies reach it. */
+const headBytesMax = 16_384;
+const largeBodiesMax = 4;
+/** Turns of the event loop within which what has arrived must have taken effect. */
+const turnsMax = 10;
+const timeoutMs = 3_600_000;
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+/** A socket whose other end is `serve`, called for each request that is written. */
+class FakeSocket extends Duplex {
+  requests = 0;
+  #serve;
+
+  constructor(serve) {
+    super({ allowHalfOpen: false });
+    this.#serve = serve;
+  }
+
+  _read() {}
+
+  _write(_chunk, _encoding, done) {
+    this.requests += 1;
+    // As in the kernel: nothing comes back while it is being written. And not before the stream flows: it would keep the pieces.
+    process.nextTick(this.#serve, this);
+    done();
+  }
+}
+
+export class FakeNetwork {
+  #connections = [];
+  #plan;
+  #permits = new Permits(largeBodiesMax);
+  #underWay = new Bag();
+  #pool;
+  #context;
+
+  constructor() {
+    this.#pool = new Pool({
+      connect: async () => new FakeSocket((socket) => this.#answer(socket)),
+      open: (target, socket) => {
+        const connection = new Http1Connection(target.origin, socket, headBytesMax);
+        this.#connections.push(connection);
+        return connection;
+      },
+      connectionsPerOriginMax: 10,
+    });
+    this.#context = {
+      pool: this.#pool,
+      firstHops: new FirstHops('fuzz'),
+      replyLimits: { bodyBytesMax, largeBodies: this.#permits },
+      redirectsMax: 5,
+      now: () => 0,
+      underWay: this.#underWay,
+    };
+  }
+
+  /** How many connections have been made since the last {@link forget}. */
+  get connections() {
+    return this.#connections.length;
+  }
+
+  /**
+   * Sends one request. The first request to arrive is answered with `pieces`, and then as `ending` says; those that follow
+   * (redirected, or repeated) with `after`. Resolves when all has arrived and taken effect.
+   *
+   * `isOvertaken`: the client had asked again on the connection (it was redirected) before all had arrived.
+   *
+   * @returns {Promise<{ outcome?: object, settled: number, claimed: object, isOvertaken: boolean }>}
+   */
+  async ask(method, pieces, ending, after) {
+    const plan = { pieces, ending, after, isDelivered: false, isOvertaken: false };
+    this.#plan = plan;
+    const claimed = requestOf(method);
+    const result = { outcome: undefined, settled: 0, claimed, isOvertaken: false };
+    const sending = new Sending(this.#context, claimed, undefined, (outcome) => {
+      result.outcome = outcome;
+      result.settled += 1;
+    });
+    sending.begin();
+    for (let turns = 0; turns < turnsMax; turns++) {
+      await turn();
+      if (plan.isDelivered && (result.settled > 0 || (ending === 'wait' && turns > 1))) break;
+    }
+    // Nothing more will come: this is what the deadline does.
+    if (result.settled === 0 && ending === 'wait') sending.cancel(problems.closed);
+    result.outcome?.release?.();
+    result.isOvertaken = plan.isOvertaken;
+    return result;
+  }
+
+  /** Ends all connections; returns what is left of the requests before, which should be nothing. */
+  async forget() {
+    for (const connection of this.#connections.splice(0)) connection.destroy();
+    await turn();
+    let permits = 0;
+    while (permits < largeBodiesMax && this.#permits.request(() => {})) permits += 1;
+    for (let i = 0; i < permits; i++) this.#permits.release();
+    return { underWay: [...this.#underWay.items()].length, permitsLost: largeBodiesMax - permits };
+  }
+
+  #answer(socket) {
+    const plan = this.#plan;
+    if (plan.isDelivered) {
+      if (!socket.destroyed) socket.push(plan.after);
+      return;
+    }
+    const { requests } = socket;
+    for (const piece of plan.pieces) {
+      // What is left in a socket that was destroyed is never read.
+      if (socket.destroyed) break;
+      plan.isOvertaken ||= socket.requests > requests;
+      socket.push(piece);
+    }
+    if (plan.ending !== 'reset' || socket.destroyed) {
+      if (plan.ending === 'end' && !socket.destroyed) socket.push(null);
+      plan.isDelivered = true;
+      return;
+    }
+    // Behind what is still to be read: a reset that overtakes it is another reply.
+    setImmediate(() => {
+      plan.isDelivered = true;
+      socket.destroy(reset);
+    });
+  }
+}
+
+/** One for all: making it costs more than a reply. */
+const reset = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' });
+
+function requestOf(method) {
+  const body = method === 'POST' ? Buffer.from('{}') : null;
+  const row = {
+    id: 1n,
+    method,
+    url: 'http://fuzz.example/x',
+    headersJson: '{}',
+    body,
+    timeoutMs,
+    loginRole: null,
+    setRole: null,
+  };
+  return { row, headers: [] };
+}
