@@ -127,7 +127,12 @@ create unlogged table net._http_response (
   -- True where the body was longer than the limit: what is here is its beginning.
   truncated     boolean     null,
   login_role    oid         null,
-  set_role      oid         null
+  set_role      oid         null,
+  -- Where the request ended and after how many redirects. Null where none was followed.
+  final_url     text        null,
+  redirects     integer     null,
+  -- Every header of the reply as [name, value], in its order. Only where a name repeats, of which `headers` has the last.
+  header_list   jsonb       null
 );
 
 create unique index _http_response_id_idx on net._http_response (id);

@@ -17,6 +17,23 @@ exception
 end
 $$;
 
+-- A number of bytes, with or without a unit ('8MB'), or null where the text is none.
+-- API: private
+create function net._bytes_or_null(setting text)
+  returns bigint
+  language plpgsql
+  stable
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_size_bytes(setting);
+exception
+  when data_exception then
+    return null;
+end
+$$;
+
 -- Every setting with its value in force for a worker that connects as `worker_role`. PostgreSQL's precedence: system <
 -- database < role < role in database; the role is the worker's own or, where that has no pg_net setting of this name,
 -- the schema owner's (so that the documented ALTER ROLE "postgres" SET works whoever the worker connects as).
@@ -34,6 +51,9 @@ as $$
       ('pg_net.concurrency', '200', 'The most requests that one worker has in flight'),
       ('pg_net.concurrency_per_origin', '0', 'The most requests that one worker has in flight to one host and port; 0: its fair share'),
       ('pg_net.database_name', 'postgres', 'The database that the worker connects to, where set on the server'),
+      ('pg_net.decompress', 'off', 'Whether compressed responses are asked for and decoded'),
+      ('pg_net.follow_insecure_redirects', 'on', 'Whether a redirect from https to http is followed'),
+      ('pg_net.max_response_bytes', '8388608', 'How much of a response body is kept, in bytes or with a unit (8MB)'),
       ('pg_net.ttl', '6 hours', 'How long responses are kept'),
       ('pg_net.username', '', 'The role that the worker connects as, where set on the server'),
       ('pg_net.wake', 'on', 'Whether an enqueuing transaction wakes the worker (off for two-phase commit)')

@@ -86,7 +86,7 @@ end
 $$;
 
 -- Whether this is an absolute http(s) URL that the worker can send: a host, no white space, no control character, at most
--- 64 KiB.
+-- 64 KiB. The worker reads it in UTF-8: one that cannot be converted raises.
 -- API: private
 create function net._is_url(url text)
   returns boolean
@@ -96,7 +96,7 @@ create function net._is_url(url text)
   parallel safe
   set search_path = pg_catalog, pg_temp
 as $$
-  select octet_length(url) <= 65536
+  select octet_length(convert_to(url, 'UTF8')) <= 65536
     and url collate "C" ~* '^https?://([^][:space:][:cntrl:]/?#@\\[]*@)?(\[[0-9a-f:.]+\]|[^][:space:][:cntrl:]/?#@:\\[]+)(:[0-9]{0,5})?([/?#][^[:space:][:cntrl:]]*)?$'
 $$;
 
@@ -119,7 +119,8 @@ begin
   raise exception 'invalid URL "%"', left(url, 2000)
     using errcode = 'invalid_parameter_value',
           detail  = case
-                      when octet_length(url) > 65536 then format('It has %s bytes; at most 65536 are accepted.', octet_length(url))
+                      when octet_length(convert_to(url, 'UTF8')) > 65536
+                        then format('It has %s bytes; at most 65536 are accepted.', octet_length(convert_to(url, 'UTF8')))
                       when url ~ '[[:space:][:cntrl:]]' then 'It contains white space or a control character.'
                       else 'It has no scheme, no host, or a host or port that is none.'
                     end,

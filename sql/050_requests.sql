@@ -1,6 +1,7 @@
 -- The documented functions, and what they share.
 
--- Raises for headers that cannot be sent; returns them with every value a string.
+-- Raises for headers that cannot be sent; returns them with every value a string. What it accepts, the HTTP client accepts
+-- (src/http/hop.ts), and what that refuses, it refuses.
 -- API: private
 create function net._checked_headers(headers jsonb)
   returns jsonb
@@ -10,11 +11,14 @@ create function net._checked_headers(headers jsonb)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  header record;
+  checked   jsonb;
+  header    record;
+  has_host  boolean := false;
 begin
-  -- Strings without anything that JSON escapes, under names that are tokens: the usual ones.
+  -- Strings without anything that JSON escapes, under names that are tokens and not special: the usual ones.
   if headers::text collate "C" ~ '^\{(("[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[^"\\[:cntrl:]]*"(, )?)+)?\}$'
-    and octet_length(headers::text) <= 65536
+    and headers::text collate "C" !~* '"(host|connection|content-length|expect|http2-settings|keep-alive|proxy-connection|te|trailer|transfer-encoding|upgrade)": '
+    and octet_length(convert_to(headers::text, 'UTF8')) <= 65536
   then
     return headers;
   end if;
@@ -23,33 +27,56 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'Pass name/value pairs: headers := ''{"Authorization": "Bearer ..."}''::jsonb.';
   end if;
-  if octet_length(headers::text) > 65536 then
-    raise exception 'headers are too large: % bytes', octet_length(headers::text)
+  checked := coalesce((select jsonb_object_agg(h.key, h.value) from jsonb_each_text(headers) h), '{}');
+  -- The worker reads them in UTF-8, so what cannot be converted is refused here, too.
+  if octet_length(convert_to(checked::text, 'UTF8')) > 65536 then
+    raise exception 'headers are too large: % bytes', octet_length(convert_to(checked::text, 'UTF8'))
       using errcode = 'invalid_parameter_value',
             hint    = 'Keep them below 65536 bytes; send what is larger in the body.';
   end if;
-  for header in select h.key, h.value, h.value #>> '{}' as text from jsonb_each(headers) h loop
+  for header in
+    select h.key, h.value, lower(h.key collate "C") as lower_key from jsonb_each_text(checked) h
+  loop
     if header.key collate "C" !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]+$' then
       raise exception 'invalid header name %', to_json(left(header.key, 200))
         using errcode = 'invalid_parameter_value',
               detail  = 'A header name is made of letters, digits and !#$%&''*+-.^_`|~ (RFC 9110, token).',
               hint    = 'Remove blanks, colons and line breaks from the name.';
-    elsif jsonb_typeof(header.value) = 'null' then
+    elsif header.lower_key in (
+      'connection', 'content-length', 'expect', 'http2-settings', 'keep-alive', 'proxy-connection', 'te', 'trailer',
+      'transfer-encoding', 'upgrade'
+    ) then
+      raise exception 'header "%" is not allowed', header.key
+        using errcode = 'invalid_parameter_value',
+              detail  = 'It says where the message ends or concerns the connection, and is set by the HTTP client.',
+              hint    = 'Leave it out.';
+    elsif header.value is null then
       raise exception 'the value of header "%" is null', header.key
         using errcode = 'invalid_parameter_value',
               hint    = 'Leave the header out, or use an empty string. Concatenating with a NULL gives NULL: look at where the value comes from.';
-    elsif header.text collate "C" ~ '[\r\n]' then
+    elsif header.value collate "C" ~ '[\r\n]' then
       -- The value may be a secret, so no message shows it.
       raise exception 'the value of header "%" contains a line break', header.key
         using errcode = 'invalid_parameter_value',
               hint    = 'Line breaks would let a value forge further headers. Remove them, for example with translate(value, E''\r\n'', '''').';
-    elsif header.text collate "C" ~ '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]' then
+    elsif header.value collate "C" ~ '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]' then
       raise exception 'the value of header "%" contains a control character', header.key
         using errcode = 'invalid_parameter_value',
               hint    = 'Remove it, or encode the value.';
+    elsif header.lower_key = 'host' then
+      if has_host then
+        raise exception 'header "Host" is given twice'
+          using errcode = 'invalid_parameter_value',
+                hint    = 'The case of a name does not count: leave one of them out.';
+      elsif header.value collate "C" !~ '^[ \t]*(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&''()*+,;=-]+)(:[0-9]{1,5})?[ \t]*$' then
+        raise exception 'the value of header "%" is not a host', header.key
+          using errcode = 'invalid_parameter_value',
+                hint    = 'Give a name or an address, and a port where it is needed: api.example.com:8443.';
+      end if;
+      has_host := true;
     end if;
   end loop;
-  return coalesce((select jsonb_object_agg(h.key, h.value) from jsonb_each_text(headers) h), '{}');
+  return checked;
 end
 $$;
 

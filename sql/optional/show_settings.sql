@@ -38,6 +38,9 @@ begin
         ('pg_net.concurrency', 'integer', null, '200', 'The most requests that one worker has in flight'),
         ('pg_net.concurrency_per_origin', 'integer', null, '0', 'The most requests that one worker has in flight to one host and port; 0: its fair share'),
         ('pg_net.database_name', 'string', null, 'postgres', 'The database that the worker connects to, where set on the server'),
+        ('pg_net.decompress', 'bool', null, 'off', 'Whether compressed responses are asked for and decoded'),
+        ('pg_net.follow_insecure_redirects', 'bool', null, 'on', 'Whether a redirect from https to http is followed'),
+        ('pg_net.max_response_bytes', 'string', null, '8388608', 'How much of a response body is kept, in bytes or with a unit (8MB)'),
         ('pg_net.ttl', 'string', null, '6 hours', 'How long responses are kept'),
         ('pg_net.username', 'string', null, '', 'The role that the worker connects as, where set on the server'),
         ('pg_net.wake', 'bool', null, 'on', 'Whether an enqueuing transaction wakes the worker (off for two-phase commit)')

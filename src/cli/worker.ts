@@ -21,7 +21,6 @@ type WorkerCommandOptions = {
   poll?: number;
   prepare: boolean;
   name?: string;
-  responseLimit?: number;
   logFormat?: LogFormat;
 };
 
@@ -33,7 +32,6 @@ const flags: Readonly<Record<string, string>> = {
   stopTimeoutMs: '--stop-timeout',
   leaseMs: '--lease',
   pollEveryMs: '--poll',
-  responseBytesMax: '--response-limit',
   name: '--name',
 };
 
@@ -56,7 +54,6 @@ export function addWorkerCommand(program: Command): void {
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
-    .option('--response-limit <bytes>', 'how much of a body is kept (default: 8388608)', Number)
     .option('--no-prepare', 'for a transaction-mode pooler that is not recognised by itself')
     .option('--name <text>', 'where it runs, for people (default: host:pid)')
     .addOption(
@@ -186,7 +183,7 @@ function nameOf(connectionString: string): { server: string; database: string } 
 }
 
 function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'connectionString'> {
-  const { allow = [], deny = [], stopTimeout, lease, poll, responseLimit, prepare, name } = options;
+  const { allow = [], deny = [], stopTimeout, lease, poll, prepare, name } = options;
   return {
     allow,
     deny,
@@ -194,7 +191,6 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
     ...(poll === undefined ? {} : { pollEveryMs: poll }),
-    ...(responseLimit === undefined ? {} : { responseBytesMax: responseLimit }),
     ...(name === undefined ? {} : { name }),
   };
 }

@@ -20,8 +20,6 @@ export type WorkerOptions = {
   readonly allow?: readonly string[];
   /** The same kinds of entries, refused whatever `allow` says. Default: nothing. At most 1,000 entries. */
   readonly deny?: readonly string[];
-  /** Bytes of a response's body that are kept; the rest of a longer one is not read. 1 KiB to 256 MiB, default 8 MiB. More costs memory: bodies over 64 KiB are collected few at a time, 32 MiB of them together or one. */
-  readonly responseBytesMax?: number;
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -57,8 +55,6 @@ export class ConfigError extends Error {
   }
 }
 
-const kib = 1024;
-const mib = 1024 * kib;
 const entriesMax = 1_000;
 
 const schema = z.strictObject({
@@ -71,7 +67,6 @@ const schema = z.strictObject({
     .default(''),
   allow: networks('allow'),
   deny: networks('deny'),
-  responseBytesMax: whole(kib, 256 * mib, 8 * mib, 'bytes'),
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),

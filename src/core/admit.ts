@@ -1,6 +1,9 @@
 import { type Failure, noTimings } from './outcome.ts';
 import type { ClaimedRequest, HeaderList, QueueRow } from './request.ts';
 
+/** The same bound holds where requests are enqueued. */
+const headersBytesMax = 65_536;
+
 /**
  * Makes a row that we claimed into a request that can be sent, or says why it cannot be. The functions in SQL check what
  * they enqueue; a row inserted by hand may hold anything.
@@ -25,6 +28,9 @@ function parseHeaders(json: string): HeaderList | string {
   if (json === '{}') {
     return [];
   }
+  if (json.length > headersBytesMax / 4 && Buffer.byteLength(json) > headersBytesMax) {
+    return `The request headers are too large: more than ${headersBytesMax} bytes`;
+  }
   let parsed: unknown;
   try {
     parsed = JSON.parse(json);
@@ -38,6 +44,9 @@ function parseHeaders(json: string): HeaderList | string {
   for (const [name, value] of Object.entries(parsed)) {
     if (value === null) {
       return `The value of request header ${JSON.stringify(name)} is null`;
+    }
+    if (typeof value === 'number' && !Number.isSafeInteger(Math.trunc(value))) {
+      return `The value of request header ${JSON.stringify(name)} is a number that must be written as a string`;
     }
     headers.push([name, typeof value === 'string' ? value : JSON.stringify(value)]);
   }

@@ -1,5 +1,13 @@
 import type { HeaderList } from './request.ts';
 
+/** Where a request went that was redirected. */
+export type Redirected = {
+  /** The last URL that was asked, without credentials. */
+  readonly url: string;
+  /** How many redirects were followed. */
+  readonly hops: number;
+};
+
 /** Where the time of a request went, in milliseconds; the parts libcurl names in its time-out text. */
 export type Timings = {
   readonly dnsMs: number;
@@ -19,6 +27,8 @@ export type Reply = {
   readonly truncated: boolean;
   /** To be called when the body is no longer needed, where there is one: large bodies are limited in number. */
   readonly release?: (() => void) | undefined;
+  /** Undefined where no redirect was followed. */
+  readonly redirected?: Redirected | undefined;
   readonly timings: Timings;
 };
 
@@ -35,7 +45,9 @@ export type FailureCode =
   | 'bad_reply'
   | 'receive_failed'
   | 'send_failed'
+  | 'bad_content_encoding'
   | 'too_many_redirects'
+  | 'insecure_redirect'
   | 'timed_out'
   | 'cancelled'
   | 'failed';
@@ -46,6 +58,8 @@ export type Failure = {
   readonly code: FailureCode;
   /** The text pg_net's users match on (libcurl's words), stored in `error_msg`. */
   readonly message: string;
+  /** Undefined where no redirect was followed. */
+  readonly redirected?: Redirected | undefined;
   readonly timings: Timings;
 };
 

@@ -19,6 +19,11 @@ export type Settlement = {
   readonly errorCode: string | null;
   readonly loginRole: number | null;
   readonly setRole: number | null;
+  /** Where it ended and after how many redirects; null where none was followed. */
+  readonly finalUrl: string | null;
+  readonly redirects: number | null;
+  /** Every header as a pair, in the order of the reply; null where `headersJson` says as much. */
+  readonly headerListJson: string | null;
   /** The exact body; recorded only where `content` cannot hold it. */
   readonly body: Uint8Array | null;
   /** To be called when it is recorded, or never will be. */
@@ -42,6 +47,9 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
       errorCode: outcome.code,
       loginRole: row.loginRole,
       setRole: row.setRole,
+      finalUrl: outcome.redirected?.url ?? null,
+      redirects: outcome.redirected?.hops ?? null,
+      headerListJson: null,
       body: null,
       release: undefined,
     };
@@ -61,14 +69,37 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
     errorCode: null,
     loginRole: row.loginRole,
     setRole: row.setRole,
+    finalUrl: outcome.redirected?.url ?? null,
+    redirects: outcome.redirected?.hops ?? null,
+    headerListJson: hasRepeatedName(outcome.headers) ? headerListToJson(outcome.headers) : null,
     body: outcome.body,
     release: outcome.release,
   };
 }
 
+/** So few names are compared with each other faster than they are put into a set. */
+const namesComparedMax = 24;
+
+function hasRepeatedName(headers: HeaderList): boolean {
+  if (headers.length > namesComparedMax) {
+    return new Set(headers.map(([name]) => name)).size < headers.length;
+  }
+  for (let i = 1; i < headers.length; i++) {
+    const name = headers[i]?.[0];
+    for (let j = 0; j < i; j++) {
+      if (headers[j]?.[0] === name) return true;
+    }
+  }
+  return false;
+}
+
+function headerListToJson(headers: HeaderList): string {
+  return JSON.stringify(headers.map(([name, value]) => [storable(name), storable(value)]));
+}
+
 /**
  * One JSON object with the names as the server wrote them. Names may repeat in this text: of equal names `jsonb` keeps the
- * last, as pg_net does.
+ * last, as pg_net does; all of them are in the list of headers then.
  */
 function headersToJson(headers: HeaderList): string {
   let json = '{';
@@ -96,7 +127,8 @@ function lastValue(headers: HeaderList, lowerCaseName: string): string | null {
 /** The characters beyond ASCII that a settlement holds, each once: those that a database's encoding may lack. */
 export function charactersToCheck(settlement: Settlement): Set<string> {
   const characters = new Set<string>();
-  for (const text of [settlement.contentType, settlement.headersJson, settlement.content, settlement.errorMessage]) {
+  const { contentType, headersJson, headerListJson, content, errorMessage } = settlement;
+  for (const text of [contentType, headersJson, headerListJson, content, errorMessage]) {
     for (const character of text?.match(/[\u0080-\u{10ffff}]/gu) ?? []) {
       characters.add(character);
     }
@@ -113,6 +145,7 @@ export function withoutCharacters(settlement: Settlement, unstorable: ReadonlySe
     ...settlement,
     contentType: replaced(settlement.contentType),
     headersJson: replaced(settlement.headersJson),
+    headerListJson: replaced(settlement.headerListJson),
     content,
     contentBytes: content === settlement.content ? settlement.contentBytes : settlement.body,
     errorMessage: replaced(settlement.errorMessage),
@@ -126,6 +159,9 @@ export function unrecordable(settlement: Settlement, sqlstate: string): Settleme
     statusCode: null,
     contentType: null,
     headersJson: null,
+    headerListJson: null,
+    finalUrl: null,
+    redirects: null,
     content: null,
     contentBytes: null,
     truncated: null,

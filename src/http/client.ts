@@ -4,10 +4,12 @@ import type { TLSSocket } from 'node:tls';
 import type { AddressPolicy } from '../core/addresses.ts';
 import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
-import { Permits } from '../core/permits.ts';
+import { Supply } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
+import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Connection } from './connection.ts';
 import { createConnector, type Target } from './connector.ts';
+import type { ReplyLimits } from './exchange.ts';
 import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
 import { Http1Connection } from './http1-connection.ts';
@@ -25,8 +27,6 @@ export type HttpClientOptions = {
   readonly policy: AddressPolicy;
   /** Connections to one origin at a time, redirects to it included; requests beyond wait for one, on their own deadline. Default 1,000. */
   readonly connectionsPerOriginMax?: number;
-  /** Bytes of a reply's body that are kept; of a longer one the rest is not read. Default 8 MiB. */
-  readonly responseBytesMax?: number;
   /** Bytes of a reply's header section; a longer one is a "Weird server reply". Default 300 KiB, as libcurl has it since 8.3. */
   readonly responseHeaderBytesMax?: number;
   /** Redirects that are followed; the next one fails the request. Default 30, as pg_net has it. */
@@ -43,9 +43,9 @@ export type HttpClient = {
   /**
    * Sends a request and follows its redirects. Never rejects for anything a server, the network or the request can do:
    * failures are data. Settles by the request's deadline, counted from this call; a time-out of 0 or less has passed
-   * at once. An aborted `signal` cancels it.
+   * at once. An aborted `signal` cancels it. Without `rules`, {@link defaultSendRules} hold.
    */
-  send(request: ClaimedRequest, signal?: AbortSignal): Promise<Outcome>;
+  send(request: ClaimedRequest, rules?: SendRules, signal?: AbortSignal): Promise<Outcome>;
   /** Cancels what is in flight, ends all sockets at once and resolves when the last has closed. Safe to call twice. */
   close(): Promise<void>;
 };
@@ -53,7 +53,7 @@ export type HttpClient = {
 /** Creates a client; it holds no resources until the first request. */
 export function createHttpClient(options: HttpClientOptions): HttpClient {
   const { policy, userAgent, connectionsPerOriginMax = 1_000, lookup = systemLookup } = options;
-  const { responseBytesMax = 8 * 1024 * 1024, responseHeaderBytesMax = 300 * 1024, redirectsMax = 30 } = options;
+  const { responseHeaderBytesMax = 300 * 1024, redirectsMax = 30 } = options;
   const now = options.now ?? (() => performance.now());
   const sockets = new Set<Socket>();
   const underWay = new Bag<Sending>();
@@ -68,15 +68,27 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
       : new Http1Connection(target.origin, socket, responseHeaderBytesMax);
   const pool = new Pool({ connect, open, connectionsPerOriginMax, now });
   const firstHops = new FirstHops(userAgent);
-  const largeBodies = new Permits(Math.max(1, Math.floor(largeBodiesBytesMax / responseBytesMax)));
-  const replyLimits = { bodyBytesMax: responseBytesMax, largeBodies };
-  const context: SendingContext = { pool, firstHops, replyLimits, redirectsMax, now, underWay };
+  const largeBodies = new Supply(largeBodiesBytesMax);
+  const decoders = new Supply(decodersMax).permits(1);
+  const limits = new WeakMap<SendRules, ReplyLimits>();
+  const limitsOf = (rules: SendRules): ReplyLimits => {
+    const known = limits.get(rules);
+    if (known !== undefined) return known;
+    const { responseBytesMax, decompress } = rules;
+    const fresh: ReplyLimits = {
+      bodyBytesMax: decompress ? compressedBytesMax(responseBytesMax) : responseBytesMax,
+      largeBodies: largeBodies.permits(responseBytesMax),
+    };
+    limits.set(rules, fresh);
+    return fresh;
+  };
+  const context: SendingContext = { pool, firstHops, limitsOf, decoders, redirectsMax, now, underWay };
   let closed = false;
 
   return {
-    send(request, signal) {
+    send(request, rules = defaultSendRules, signal) {
       return new Promise((resolve) => {
-        const sending = new Sending(context, request, signal, resolve);
+        const sending = new Sending(context, request, rules, signal, resolve);
         if (closed) sending.cancel(problems.closed);
         else if (signal?.aborted) sending.cancel(problems.cancelled);
         else sending.begin();
@@ -93,6 +105,13 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
 
 /** What all large bodies together may take: with the default limit that is four of them at a time. */
 const largeBodiesBytesMax = 32 * 1024 * 1024;
+/** Bodies that are decoded at a time. Node.js has four threads for this, name lookups and files. */
+const decodersMax = 2;
+
+/** What cannot be compressed gets a little longer by it. */
+function compressedBytesMax(bytesMax: number): number {
+  return bytesMax + Math.ceil(bytesMax / 1024) + 1024;
+}
 
 const systemLookup: Lookup = (hostname) => dns.promises.lookup(hostname, { all: true, verbatim: true });
 

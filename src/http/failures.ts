@@ -37,6 +37,8 @@ export const problems: {
     | 'partialBody'
     | 'sendFailed'
     | 'tooManyRedirects'
+    | 'insecureRedirect'
+    | 'badContentEncoding'
     | 'cancelled'
     | 'closed']: Problem;
 } = {
@@ -56,6 +58,8 @@ export const problems: {
   partialBody: problem('receive_failed', 'Transferred a partial file'),
   sendFailed: problem('send_failed', 'Failed sending data to the peer'),
   tooManyRedirects: problem('too_many_redirects', 'Number of redirects hit maximum amount'),
+  insecureRedirect: problem('insecure_redirect', 'Unsupported protocol'),
+  badContentEncoding: problem('bad_content_encoding', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
   cancelled: problem('cancelled', 'The request was cancelled'),
   closed: problem('cancelled', 'The HTTP client was closed'),
 };

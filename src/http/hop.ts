@@ -1,11 +1,12 @@
 import type { ClaimedRequest, HeaderList } from '../core/request.ts';
 import type { Target } from './connector.ts';
+import { acceptedEncodings } from './decompress.ts';
 import { type Problem, problem, problems } from './failures.ts';
 
 /** One message to one server: the request itself, or what a redirect made of it. */
 export type Hop = {
   readonly kind: 'hop';
-  /** Scheme http or https; user information and fragment removed. */
+  /** Scheme http or https; user information removed. */
   readonly url: URL;
   /** Where it goes, and what it asks for there: parts of the URL. */
   readonly target: Target;
@@ -16,7 +17,10 @@ export type Hop = {
   readonly body: Uint8Array | null;
 };
 
-/** Computed by us, or about this connection and not about the request: a caller's value would break the framing. */
+/**
+ * Computed by us, or about this connection and not about the request: a caller's value would break the framing. The same
+ * stand in net._checked_headers.
+ */
 const reservedHeaders = new Set([
   'content-length',
   'transfer-encoding',
@@ -26,6 +30,8 @@ const reservedHeaders = new Set([
   'keep-alive',
   'te',
   'trailer',
+  'proxy-connection',
+  'http2-settings',
 ]);
 
 /** Sent in upper case however they were written, since servers compare methods byte by byte. */
@@ -51,15 +57,18 @@ export class FirstHops {
   }
 
   /** The first hop of a request, or why it cannot be sent as it is. */
-  of(request: ClaimedRequest): Hop | Problem {
+  of(request: ClaimedRequest, asksForCompression: boolean): Hop | Problem {
     const parsed = this.#parse(request.row.url);
     if (parsed.kind === 'problem') return parsed;
     const method = canonicalMethod(request.row.method);
     if (method === undefined) return problem('invalid_request', `Invalid method: ${quote(request.row.method)}`);
     const { body } = request.row;
     const { url, target, path, authorization } = parsed;
-    const headers = requestHeaders(request.headers, body?.byteLength ?? 0, this.#userAgent, authorization);
+    const headers = requestHeaders(request.headers, this.#userAgent, authorization);
     if ('kind' in headers) return headers;
+    if (asksForCompression && !headers.some(([name]) => name.toLowerCase() === 'accept-encoding')) {
+      headers.push(['Accept-Encoding', acceptedEncodings]);
+    }
     return { kind: 'hop', url, target, path, method, headers, body };
   }
 
@@ -132,25 +141,23 @@ function canonicalMethod(method: string): string | undefined {
 
 function requestHeaders(
   given: HeaderList,
-  bodyBytes: number,
   userAgent: string,
   authorization: string | undefined,
-): HeaderList | Problem {
+): (readonly [string, string])[] | Problem {
   const headers: (readonly [string, string])[] = [];
   let hasUserAgent = false;
   let hasAccept = false;
   let hasAuthorization = false;
   let hasHost = false;
-  for (const [name, value] of given) {
+  for (const [name, raw] of given) {
+    const value = withoutOuterBlanks(raw);
     if (!tokenPattern.test(name)) return problem('invalid_request', `Invalid header name: ${quote(name)}`);
     if (controlPattern.test(value)) {
       return problem('invalid_request', `Invalid value of header ${quote(name)}: it holds control characters`);
     }
     const lower = name.toLowerCase();
     if (reservedHeaders.has(lower)) {
-      if (lower === 'content-length' && value.trim() === String(bodyBytes)) continue;
-      const reason = lower === 'content-length' ? `the body has ${bodyBytes} bytes` : 'it is set by the HTTP client';
-      return problem('invalid_request', `Header ${quote(name)} is not allowed: ${reason}`);
+      return problem('invalid_request', `Header ${quote(name)} is not allowed: it is set by the HTTP client`);
     }
     if (lower === 'host') {
       if (hasHost || !hostPattern.test(value)) {
@@ -167,6 +174,19 @@ function requestHeaders(
   if (!hasAccept) headers.unshift(['Accept', '*/*']);
   if (!hasUserAgent) headers.unshift(['User-Agent', userAgent]);
   return headers;
+}
+
+/** Blanks around a value are no part of it (RFC 9110, 5.5), and HTTP/2 forbids to send them. */
+function withoutOuterBlanks(value: string): string {
+  let begin = 0;
+  let end = value.length;
+  while (begin < end && isBlank(value.charCodeAt(begin))) begin += 1;
+  while (end > begin && isBlank(value.charCodeAt(end - 1))) end -= 1;
+  return end - begin === value.length ? value : value.slice(begin, end);
+}
+
+function isBlank(code: number): boolean {
+  return code === 0x20 || code === 0x09;
 }
 
 /** Beyond ASCII a value travels as the UTF-8 bytes it has in the database, as libcurl sends it. */

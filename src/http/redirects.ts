@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
 import { type Hop, pathOf, targetOf } from './hop.ts';
@@ -9,6 +10,7 @@ import { type Hop, pathOf, targetOf } from './hop.ts';
  */
 const crossOriginHeaders = new Set([
   'accept',
+  'accept-encoding',
   'accept-language',
   'user-agent',
   'content-type',
@@ -21,11 +23,17 @@ function isRedirect(status: number): boolean {
   return status === 301 || status === 302 || status === 303 || status === 307 || status === 308;
 }
 
-/** Where a reply redirects to, as its Location says; undefined for a reply that is the answer itself. */
+/** A longer URL is not asked for: it grows with each relative Location. The same bound holds where requests are enqueued. */
+const urlLengthMax = 65_536;
+
+/** Where a reply redirects to, as its (first, if several are not empty) Location says; undefined for a reply that is the answer itself. */
 export function redirectLocation(status: number, headers: HeaderList): string | undefined {
   if (!isRedirect(status)) return undefined;
-  const location = headers.find(([name]) => name.toLowerCase() === 'location')?.[1].trim();
-  return location === '' ? undefined : location;
+  for (const [name, value] of headers) {
+    const location = name.length === 8 && name.toLowerCase() === 'location' ? value.trim() : '';
+    if (location !== '') return location;
+  }
+  return undefined;
 }
 
 /**
@@ -57,15 +65,24 @@ export function nextHop(hop: Hop, status: number, location: string): Hop | Probl
 function resolve(location: string, base: URL): URL | Problem {
   let url: URL;
   try {
-    // Header bytes arrive one per character; a Location beyond ASCII is UTF-8 in practice.
-    url = new URL(Buffer.from(location, 'latin1').toString('utf8'), base);
+    url = new URL(textOf(location), base);
   } catch {
     return problems.invalidUrl;
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
+  if (url.href.length > urlLengthMax) return problems.invalidUrl;
   // The caller's own credentials already are a header, which the rules above keep or drop; a server's are not used.
   url.username = '';
   url.password = '';
-  url.hash = '';
+  // It is never sent, but belongs to where the redirect leads (RFC 9110, 10.2.2).
+  if (url.hash === '') url.hash = base.hash;
   return url;
+}
+
+/** Header bytes arrive one per character. Beyond ASCII they are UTF-8 in practice; others are percent-encoded as they are. */
+function textOf(location: string): string {
+  const bytes = Buffer.from(location, 'latin1');
+  return isUtf8(bytes)
+    ? bytes.toString('utf8')
+    : location.replace(/[\x80-\xff]/g, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase()}`);
 }

@@ -1,8 +1,11 @@
 import type { Bag } from '../core/bag.ts';
-import type { Outcome } from '../core/outcome.ts';
+import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
+import type { Permits } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
+import type { SendRules } from '../core/send-rules.ts';
 import type { Connection } from './connection.ts';
 import { Deadline } from './deadline.ts';
+import { codingsOf, type Decoded, decompress } from './decompress.ts';
 import { type Answer, exchange, type Fault, type ReplyLimits } from './exchange.ts';
 import { failure, type Problem, problem, problems, timedOut } from './failures.ts';
 import type { FirstHops, Hop } from './hop.ts';
@@ -13,7 +16,9 @@ import { nextHop } from './redirects.ts';
 export type SendingContext = {
   readonly pool: Pool;
   readonly firstHops: FirstHops;
-  readonly replyLimits: ReplyLimits;
+  readonly limitsOf: (rules: SendRules) => ReplyLimits;
+  /** For decoding compressed bodies. */
+  readonly decoders: Permits;
   readonly redirectsMax: number;
   /** A monotonic clock in milliseconds. */
   readonly now: () => number;
@@ -30,6 +35,8 @@ export type SendingContext = {
 export class Sending {
   readonly #context: SendingContext;
   readonly #request: ClaimedRequest;
+  readonly #rules: SendRules;
+  readonly #limits: ReplyLimits;
   readonly #deadline: Deadline;
   readonly #resolve: (outcome: Outcome) => void;
   readonly #signal: AbortSignal | undefined;
@@ -44,28 +51,31 @@ export class Sending {
   constructor(
     context: SendingContext,
     request: ClaimedRequest,
+    rules: SendRules,
     signal: AbortSignal | undefined,
     resolve: (outcome: Outcome) => void,
   ) {
     this.#context = context;
     this.#request = request;
+    this.#rules = rules;
+    this.#limits = context.limitsOf(rules);
     this.#signal = signal;
     this.#resolve = resolve;
     const { timeoutMs } = request.row;
     this.#deadline = new Deadline(timeoutMs, context.now, () =>
-      this.#settle(timedOut(timeoutMs, this.#deadline.timings())),
+      this.#fail(timedOut(timeoutMs, this.#deadline.timings())),
     );
   }
 
   begin(): void {
     this.#place = this.#context.underWay.add(this);
     this.#signal?.addEventListener('abort', this.#abort);
-    this.#take(this.#context.firstHops.of(this.#request));
+    this.#take(this.#context.firstHops.of(this.#request, this.#rules.decompress));
   }
 
   /** Settles with this problem, unless the request has its outcome already; whatever it waits for is let go. */
   cancel(reason: Problem): void {
-    this.#settle(failure(reason, this.#deadline.timings()));
+    this.#fail(failure(reason, this.#deadline.timings()));
   }
 
   readonly #abort = (): void => this.cancel(problems.cancelled);
@@ -99,7 +109,7 @@ export class Sending {
       return;
     }
     this.#connection = connection;
-    exchange(connection, hop, this.#context.replyLimits, this.#deadline, this.#exchanged);
+    exchange(connection, hop, this.#limits, this.#deadline, this.#exchanged);
   }
 
   readonly #exchanged = (result: Answer | Fault): void => {
@@ -122,18 +132,79 @@ export class Sending {
       else this.cancel(result.problem);
       return;
     }
-    const { status, headers, body, truncated, release, location } = result;
+    const { status, location } = result;
     if (location === undefined) {
-      this.#settle({ kind: 'reply', status, headers, body, truncated, release, timings: this.#deadline.timings() });
+      if (this.#rules.decompress) this.#decompress(result);
+      else this.#answer(result);
+    } else if (this.#redirects >= redirectsMax) {
+      this.cancel(problems.tooManyRedirects);
+    } else {
+      this.#redirect(nextHop(hop, status, location), hop);
+    }
+  }
+
+  #redirect(next: Hop | Problem, from: Hop): void {
+    if (next.kind === 'hop') {
+      if (from.target.secure && !next.target.secure && !this.#rules.followInsecureRedirects) {
+        this.cancel(problems.insecureRedirect);
+        return;
+      }
+      this.#redirects += 1;
+    }
+    this.#take(next);
+  }
+
+  /** What was read of a compressed body may be a little more than is kept of a decoded one. */
+  #decompress(answer: Answer): void {
+    const { headers, body, truncated, release } = answer;
+    const { responseBytesMax } = this.#rules;
+    const codings = body.byteLength === 0 ? [] : codingsOf(headers);
+    if ('kind' in codings) {
+      release?.();
+      this.cancel(codings);
       return;
     }
-    const mayFollow = this.#redirects < redirectsMax;
-    this.#redirects += 1;
-    this.#take(mayFollow ? nextHop(hop, status, location) : problems.tooManyRedirects);
+    if (codings.length === 0) {
+      const isLonger = body.byteLength > responseBytesMax;
+      this.#answer(isLonger ? { ...answer, body: body.subarray(0, responseBytesMax), truncated: true } : answer);
+      return;
+    }
+    const { largeBodies } = this.#limits;
+    const limits = { bodyBytesMax: responseBytesMax, largeBodies, decoders: this.#context.decoders };
+    decompress(body, codings, limits, release, this.#deadline, (decoded) => {
+      if (decoded.kind === 'problem') this.cancel(decoded);
+      else this.#answer({ ...answer, ...decoded, truncated: truncated || decoded.truncated });
+    });
+  }
+
+  #answer(answer: Pick<Answer, 'status' | 'headers'> & Omit<Decoded, 'kind'>): void {
+    const { status, headers, body, truncated, release } = answer;
+    const timings = this.#deadline.timings();
+    this.#settle({
+      kind: 'reply',
+      status,
+      headers,
+      body,
+      truncated,
+      release,
+      redirected: this.#redirected(),
+      timings,
+    });
+  }
+
+  #redirected(): Redirected | undefined {
+    return this.#redirects === 0 || this.#hop === undefined
+      ? undefined
+      : { url: this.#hop.url.href, hops: this.#redirects };
   }
 
   #failUnexpectedly(error: unknown): void {
     this.cancel(problem('failed', `Unexpected failure: ${error instanceof Error ? error.message : String(error)}`));
+  }
+
+  #fail(cause: Failure): void {
+    const redirected = this.#redirected();
+    this.#settle(redirected === undefined ? cause : { ...cause, redirected });
   }
 
   #settle(outcome: Outcome): void {

@@ -14,8 +14,6 @@ export type PgNetOptions = {
   readonly deny?: readonly string[];
   /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
   readonly userAgent?: string;
-  /** Bytes of a response's body that are kept; the rest is not read. Default 8 MiB. */
-  readonly responseBytesMax?: number;
   /** The times that the worker runs by, in milliseconds. */
   readonly timing?: Partial<Timing>;
   /** Where the worker writes its lines; pino's loggers fit. Default: nowhere. */
@@ -131,12 +129,11 @@ class Resident {
         import('../postgres/pglite.ts'),
         import('../schema/scripts.ts'),
       ]);
-    const { allow = [], deny = [], responseBytesMax, timing, log } = this.#options;
+    const { allow = [], deny = [], timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
       userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
       policy: createAddressPolicy({ allow, deny }),
-      ...(responseBytesMax === undefined ? {} : { responseBytesMax }),
     });
     return new WorkerClass({
       connect: async () => {
@@ -144,7 +141,7 @@ class Resident {
         await this.#untilInstalled(db);
         return db;
       },
-      send: (request) => client.send(request),
+      send: (request, rules) => client.send(request, rules),
       dispose: () => client.close(),
       name: 'PGlite',
       version,

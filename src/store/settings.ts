@@ -1,3 +1,4 @@
+import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 
 const settingsStatement: Statement = {
@@ -8,7 +9,8 @@ const settingsStatement: Statement = {
       s.setting,
       s.source,
       s.boot_val,
-      (extract(epoch from net._interval_or_null(case when s.name = 'pg_net.ttl' then s.setting end)) * 1000)::double precision as ms
+      (extract(epoch from net._interval_or_null(case when s.name = 'pg_net.ttl' then s.setting end)) * 1000)::double precision as ms,
+      net._bytes_or_null(case when s.name = 'pg_net.max_response_bytes' then s.setting end)::double precision as bytes
     from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s`,
 };
 
@@ -57,6 +59,8 @@ export type Settings = {
   readonly concurrency: number;
   /** The most requests in flight to one host and port, beside its fair share; 0: no limit of its own. */
   readonly concurrencyPerOrigin: number;
+  /** How requests are sent. */
+  readonly sendRules: SendRules;
   /** The database to connect to, where the server says so. */
   readonly databaseName: string | null;
   /** The role to connect as, where the server says so. */
@@ -65,13 +69,23 @@ export type Settings = {
   readonly problems: readonly string[];
 };
 
-type SettingRow = Row & { name: string; setting: string; source: string; boot_val: string; ms: number | null };
+type SettingRow = Row & {
+  name: string;
+  setting: string;
+  source: string;
+  boot_val: string;
+  ms: number | null;
+  bytes: number | null;
+};
+
+const responseBytesBounds = { min: 1024, max: 256 * 1024 * 1024 };
 
 export const defaultSettings: Settings = Object.freeze({
   ttlMs: 6 * 3600 * 1000,
   batchSize: 200,
   concurrency: 200,
   concurrencyPerOrigin: 0,
+  sendRules: defaultSendRules,
   databaseName: null,
   username: null,
   problems: Object.freeze([]),
@@ -104,6 +118,24 @@ export async function readSettings(session: Session): Promise<Settings> {
     );
     return defaultSettings.ttlMs;
   };
+  const responseBytesMax = (): number => {
+    const { setting, bytes } = byName.get('pg_net.max_response_bytes') ?? { setting: '', bytes: null };
+    if (bytes !== null && bytes >= responseBytesBounds.min && bytes <= responseBytesBounds.max) {
+      return bytes;
+    }
+    problems.push(
+      `pg_net.max_response_bytes is ${JSON.stringify(setting)}: it must be a number of bytes from 1kB to 256MB; using 8MB`,
+    );
+    return defaultSendRules.responseBytesMax;
+  };
+  const isOn = (name: string, fallback: boolean): boolean => {
+    const text = byName.get(name)?.setting ?? '';
+    if (/^(on|true|yes|1|off|false|no|0)$/i.test(text)) {
+      return /^(on|true|yes|1)$/i.test(text);
+    }
+    problems.push(`${name} is ${JSON.stringify(text)}: it must be on or off; using ${fallback ? 'on' : 'off'}`);
+    return fallback;
+  };
   const given = (name: string): string | null => {
     const row = byName.get(name);
     return row === undefined || row.source === 'default' || row.setting === '' ? null : row.setting;
@@ -113,6 +145,11 @@ export async function readSettings(session: Session): Promise<Settings> {
     batchSize: integer('pg_net.batch_size', 1, 10_000, defaultSettings.batchSize),
     concurrency: integer('pg_net.concurrency', 1, 10_000, defaultSettings.concurrency),
     concurrencyPerOrigin: integer('pg_net.concurrency_per_origin', 0, 10_000, defaultSettings.concurrencyPerOrigin),
+    sendRules: {
+      responseBytesMax: responseBytesMax(),
+      followInsecureRedirects: isOn('pg_net.follow_insecure_redirects', defaultSendRules.followInsecureRedirects),
+      decompress: isOn('pg_net.decompress', defaultSendRules.decompress),
+    },
     databaseName: given('pg_net.database_name'),
     username: given('pg_net.username'),
     problems,

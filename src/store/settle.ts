@@ -19,12 +19,12 @@ const settleStatement: Statement = {
       from rows from (
         unnest(
           $2::bigint[], $3::integer[], $4::text[], $6::text[], $7::bytea[], $8::boolean[], $9::boolean[],
-          $10::text[], $11::text[], $12::oid[], $13::oid[]
+          $10::text[], $11::text[], $12::oid[], $13::oid[], $14::text[], $15::integer[], $16::text[]
         ),
         pg_catalog.jsonb_array_elements($5::text::jsonb)
       ) as f (
         id, status_code, content_type, content, content_bytes, timed_out, truncated,
-        error_msg, error_code, login_role, set_role, headers
+        error_msg, error_code, login_role, set_role, final_url, redirects, header_list, headers
       )
       where exists (select from me)
     ),
@@ -36,11 +36,12 @@ const settleStatement: Statement = {
     )
     insert into net._http_response (
       id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
-      content_bytes, truncated, login_role, set_role, created
+      content_bytes, truncated, login_role, set_role, final_url, redirects, header_list, created
     )
     select
       f.id, f.status_code, f.content_type, nullif(f.headers, 'null'), f.content, coalesce(f.timed_out, false),
-      f.error_msg, f.error_code, f.content_bytes, f.truncated, f.login_role, f.set_role, pg_catalog.clock_timestamp()
+      f.error_msg, f.error_code, f.content_bytes, f.truncated, f.login_role, f.set_role,
+      f.final_url, f.redirects, f.header_list::jsonb, pg_catalog.clock_timestamp()
     from finished f
     where (select pg_catalog.count(*) from done) = pg_catalog.cardinality($2)
       or (select q.claimed_by is not distinct from $1 from net.http_request_queue q where q.id = f.id) is not false
@@ -74,11 +75,12 @@ const settleOneStatement: Statement = {
     recorded as (
       insert into net._http_response (
         id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
-        content_bytes, truncated, login_role, set_role, created
+        content_bytes, truncated, login_role, set_role, final_url, redirects, header_list, created
       )
       select
         f.id, $3::integer, $4::text, $5::text::jsonb, $6::text, $8::boolean, $10::text, $11::text,
-        $7::bytea, $9::boolean, $12::oid, $13::oid, pg_catalog.clock_timestamp()
+        $7::bytea, $9::boolean, $12::oid, $13::oid, $14::text, $15::integer, $16::text::jsonb,
+        pg_catalog.clock_timestamp()
       from finished f
       on conflict (id) do nothing
     )
@@ -111,6 +113,9 @@ async function settleAll(session: Session, workerId: bigint, group: readonly Set
     column(group.map((s) => s.errorCode)),
     column(group.map((s) => s.loginRole)),
     column(group.map((s) => s.setRole)),
+    column(group.map((s) => s.finalUrl)),
+    column(group.map((s) => s.redirects)),
+    column(group.map((s) => s.headerListJson)),
   ]);
   return rows.map((row) => row.id);
 }
@@ -201,6 +206,9 @@ async function settleOne(
         s.errorCode,
         s.loginRole,
         s.setRole,
+        s.finalUrl,
+        s.redirects,
+        s.headerListJson,
       ]);
       return rows.length > 0 ? rows.map((row) => row.id) : locked;
     } catch (error) {

@@ -39,7 +39,7 @@ export function createFleet(options: CreateFleetOptions = {}): Fleet {
   const client = createSender(servers[0]);
   const known = new Map<string, FleetServer>();
   for (const config of servers) {
-    const server = makeServer(config, (request) => client.send(request));
+    const server = makeServer(config, (request, rules) => client.send(request, rules));
     if (known.has(server.name)) {
       log.warn({ server: server.name }, `the server ${server.name} is named more than once; it is served once`);
     } else {

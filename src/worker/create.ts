@@ -71,7 +71,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
       pglite === undefined
         ? (target) => connectToServer(config, target)
         : (target) => connectToPglite(pglite, target, () => void worker.stop()),
-    send: (request) => client.send(request),
+    send: (request, rules) => client.send(request, rules),
     dispose: () => client.close(),
     name: config.name,
     version,
@@ -87,7 +87,6 @@ export function createSender(config: WorkerConfig): HttpClient {
   return createHttpClient({
     userAgent: config.userAgent,
     policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
-    responseBytesMax: config.responseBytesMax,
   });
 }
 

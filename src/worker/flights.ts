@@ -1,5 +1,6 @@
 import { Bag } from '../core/bag.ts';
 import type { QueueRow } from '../core/request.ts';
+import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Settlement } from '../core/settlement.ts';
 import { originOf } from '../store/claim.ts';
 import { carryOut, type Send } from './pipeline.ts';
@@ -47,6 +48,8 @@ export class Flights {
   onLanded: () => void = () => {};
   /** The limits; whoever has read the settings sets them. */
   slots: Slots = { total: 1, perOrigin: 1 };
+  /** How requests are sent from now on; whoever has read the settings sets it. */
+  sendRules: SendRules = defaultSendRules;
   readonly #send: Send;
   readonly #inAir = new Bag<Flight>();
   /** The origins that have anything in the air or parked. */
@@ -158,7 +161,7 @@ export class Flights {
     const flight: Flight = { workerId, row, lane, place: 0, isForsaken: false };
     flight.place = this.#inAir.add(flight);
     lane.inAir += 1;
-    void carryOut(row, this.#send).then((settlement) => {
+    void carryOut(row, this.#send, this.sendRules).then((settlement) => {
       if (!flight.isForsaken) {
         lane.landed += 1;
         this.#leave(flight);

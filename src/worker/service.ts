@@ -99,8 +99,9 @@ export class Service {
     this.#lastTendedMs = now;
     this.#lastSweptMs = now;
     this.#lastPingMs = now;
-    const { concurrency, concurrencyPerOrigin } = context.settings;
+    const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
+    context.flights.sendRules = sendRules;
     for (const origin of context.flights.parkedOrigins) {
       this.#backlogs.open(origin, 0n);
     }

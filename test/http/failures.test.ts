@@ -222,9 +222,9 @@ describe('cancellation', () => {
     });
     const server = await tcpServer((socket) => socket.once('data', reached));
     const client = testClient();
-    expect(await client.send(request(server.url), AbortSignal.abort())).toMatchObject({ code: 'cancelled' });
+    expect(await client.send(request(server.url), undefined, AbortSignal.abort())).toMatchObject({ code: 'cancelled' });
     const controller = new AbortController();
-    const sent = client.send(request(server.url), controller.signal);
+    const sent = client.send(request(server.url), undefined, controller.signal);
     await arrived;
     controller.abort();
     expect(await sent).toMatchObject({ kind: 'failure', code: 'cancelled', message: 'The request was cancelled' });

@@ -9,10 +9,13 @@ import { expect, onTestFinished, vi } from 'vitest';
 import { createAddressPolicy } from '../../src/core/addresses.ts';
 import type { Failure, Outcome, Reply } from '../../src/core/outcome.ts';
 import type { ClaimedRequest, HeaderList } from '../../src/core/request.ts';
+import { defaultSendRules, type SendRules } from '../../src/core/send-rules.ts';
 import { createHttpClient, type HttpClient, type HttpClientOptions } from '../../src/http/client.ts';
 
-/** A client that may reach loopback, closed when the test ends. */
-export function testClient(options: Partial<HttpClientOptions> = {}): HttpClient {
+/** A client that may reach loopback, closed when the test ends. Rules that are given hold where `send` is given none. */
+export function testClient(options: Partial<HttpClientOptions & SendRules> = {}): HttpClient {
+  const { responseBytesMax, followInsecureRedirects, decompress } = { ...defaultSendRules, ...options };
+  const ownRules = { responseBytesMax, followInsecureRedirects, decompress };
   const client = createHttpClient({
     userAgent: 'pgfetch-test/1',
     policy: createAddressPolicy({ allow: ['loopback'] }),
@@ -20,7 +23,10 @@ export function testClient(options: Partial<HttpClientOptions> = {}): HttpClient
     ...options,
   });
   onTestFinished(() => client.close());
-  return client;
+  return {
+    send: (request, rules = ownRules, signal) => client.send(request, rules, signal),
+    close: () => client.close(),
+  };
 }
 
 export type RequestParts = {

@@ -3,7 +3,17 @@ import { describe, expect, it } from 'vitest';
 import type { HeaderList } from '../../src/core/request.ts';
 import { type Hop, pathOf, targetOf } from '../../src/http/hop.ts';
 import { nextHop, redirectLocation } from '../../src/http/redirects.ts';
-import { expectFailure, expectReply, httpServer, request, scriptedServer, testClient, text } from './loopback.ts';
+import {
+  expectFailure,
+  expectReply,
+  httpServer,
+  httpsServer,
+  request,
+  scriptedServer,
+  testCa,
+  testClient,
+  text,
+} from './loopback.ts';
 
 const secrets: HeaderList = [
   ['Authorization', 'Bearer x'],
@@ -71,13 +81,32 @@ describe('the method and the body after a redirect', () => {
     expect(redirectLocation(302, [['X', '/x']])).toBeUndefined();
     expect(redirectLocation(302, [['location', ' ']])).toBeUndefined();
     expect(redirectLocation(302, [['LOCATION', '/x']])).toBe('/x');
+    expect(redirectLocation(302, [['Location', '']])).toBeUndefined();
+  });
+
+  it('of several Locations the first that is not empty counts', () => {
+    const location = (...values: string[]) =>
+      redirectLocation(
+        302,
+        values.map((value) => ['Location', value]),
+      );
+    expect(location('/one', '/two')).toBe('/one');
+    expect(location('', '/two')).toBe('/two');
+    expect(location('/one', '')).toBe('/one');
   });
 });
 
 describe('the place a redirect leads to', () => {
   it.each([
     ['other', 'http://a.example/dir/other'],
-    ['/x?y=z#part', 'http://a.example/x?y=z'],
+    ['/x?y=z#part', 'http://a.example/x?y=z#part'],
+    ['#part', 'http://a.example/dir/page?q=1#part'],
+    ['../../x/./y', 'http://a.example/x/y'],
+    ['HTTP://B.example:80/x', 'http://b.example/x'],
+    ['http:x', 'http://a.example/dir/x'],
+    ['/a b?c d', 'http://a.example/a%20b?c%20d'],
+    ['/\xff\xfe?\xe9', 'http://a.example/%FF%FE?%E9'],
+    ['/%zz%41', 'http://a.example/%zz%41'],
     ['?z', 'http://a.example/dir/page?z'],
     ['//b.example/x', 'http://b.example/x'],
     ['https://user:pass@b.example:8443/', 'https://b.example:8443/'],
@@ -92,9 +121,41 @@ describe('the place a redirect leads to', () => {
     ['javascript:alert(1)', 'unsupported_scheme'],
     ['http://[::1/', 'invalid_url'],
     ['http://', 'invalid_url'],
+    ['http://a.example:99999/', 'invalid_url'],
+    [`/${'x'.repeat(65_536)}`, 'invalid_url'],
   ])('not %s', (location, code) => {
     expect(nextHop(hop(), 302, location)).toMatchObject({ kind: 'problem', code });
   });
+});
+
+it('whatever a Location holds leads to a URL that can be asked for, without credentials, or is refused', () => {
+  const location = fc.oneof(
+    fc.webUrl({ withFragments: true, withQueryParameters: true }),
+    fc.string({ unit: fc.integer({ min: 1, max: 255 }).map((code) => String.fromCharCode(code)) }),
+    fc.stringMatching(/^(https?:)?[/\\]{0,3}([a-z:@[\]%.0-9]{0,12})([/?#].{0,12})?$/),
+  );
+  fc.assert(
+    fc.property(location, fc.constantFrom(301, 303, 307), (text, status) => {
+      const next = nextHop(hop(), status, text);
+      if (next.kind === 'problem') {
+        expect(['invalid_url', 'unsupported_scheme']).toContain(next.code);
+        return;
+      }
+      expect(next.url.href).toMatch(/^https?:\/\/[^/@]+\//);
+      expect(next.path).toMatch(/^\/[!-~]*$/);
+      expect(next.target.origin).toBe(next.url.origin);
+      if (next.url.origin !== 'http://a.example') {
+        for (const secret of secrets) expect(next.headers).not.toContainEqual(secret);
+      }
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+it('the fragment of where a redirect comes from goes along, unless it has one of its own', () => {
+  const from = hop({ url: new URL('http://a.example/x#here') });
+  expect(expectHop(nextHop(from, 302, '/y')).url.href).toBe('http://a.example/y#here');
+  expect(expectHop(nextHop(from, 302, '/y#there')).url.href).toBe('http://a.example/y#there');
 });
 
 describe('across origins', () => {
@@ -108,6 +169,7 @@ describe('across origins', () => {
   it('never sends any other header', () => {
     const allowed = new Set([
       'accept',
+      'accept-encoding',
       'accept-language',
       'user-agent',
       'content-type',
@@ -207,6 +269,49 @@ describe('the client', () => {
     const none = testClient({ redirectsMax: 0 });
     expect(await none.send(request(`${server.url}/1`))).toMatchObject({ code: 'too_many_redirects' });
     expectReply(await none.send(request(`${server.url}/0`)));
+  });
+
+  it('says where it ended and after how many redirects, also for a failure, and nothing where none was followed', async () => {
+    const server = await httpServer((incoming, response) => {
+      const left = Number(incoming.url?.slice(1).split('?')[0]);
+      if (left === 0) response.end('end');
+      else if (left === 10) response.destroy();
+      else response.writeHead(302, { Location: left === 11 ? '/10' : `/${left - 1}?x#part` }).end();
+    });
+    const client = testClient();
+    const url = server.url.replace('http://', 'http://user:secret@');
+    const start = `${server.url}/1`;
+    expect(expectReply(await client.send(request(`${server.url}/0`))).redirected).toBeUndefined();
+    const { redirected } = expectReply(await client.send(request(`${url}/1`)));
+    expect(redirected).toEqual({ url: `${server.url}/0?x#part`, hops: 1 });
+    expect(await client.send(request(`${server.url}/11`))).toMatchObject({
+      kind: 'failure',
+      redirected: { url: `${server.url}/10`, hops: 1 },
+    });
+    expect(await testClient({ redirectsMax: 0 }).send(request(start))).not.toHaveProperty('redirected');
+  });
+
+  it('follows a redirect from https to http, unless it may not', async () => {
+    const plain = await httpServer((_incoming, response) => response.end('plain'));
+    const secure = await httpsServer('localhost', (incoming, response) => {
+      const target = incoming.url === '/up' ? '/end' : plain.url;
+      if (incoming.url === '/end') response.end('secure');
+      else response.writeHead(302, { Location: target }).end();
+    });
+    const tls = { ca: testCa };
+    expect(text(expectReply(await testClient({ tls }).send(request(secure.url))))).toBe('plain');
+    const careful = testClient({ tls, followInsecureRedirects: false });
+    expect(plain.connections()).toBe(1);
+    expect(await careful.send(request(secure.url))).toMatchObject({
+      kind: 'failure',
+      code: 'insecure_redirect',
+      message: 'Unsupported protocol',
+    });
+    expect(plain.connections()).toBe(1);
+    expect(text(expectReply(await careful.send(request(`${secure.url}/up`))))).toBe('secure');
+    // From http there is nothing to lose.
+    const first = await httpServer((_incoming, response) => response.writeHead(302, { Location: plain.url }).end());
+    expect(text(expectReply(await careful.send(request(first.url))))).toBe('plain');
   });
 
   it('takes a redirect without a Location for the reply', async () => {

@@ -90,8 +90,8 @@ describe('on a server', () => {
       connectionString: database.url,
       allow: ['127.0.0.0/8'],
       deny: ['127.0.0.2'],
-      responseBytesMax: 1024,
     });
+    await client.query(`alter database ${database.name} set pg_net.max_response_bytes = '1kB'`);
     await worker.start();
     await client.query('select net.http_get($1)', [`${echo.url}/bytes/5000`]);
     await client.query('select net.http_get($1)', [`http://127.0.0.2:${echo.port}/get`]);

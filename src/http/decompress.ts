@@ -1,0 +1,241 @@
+import zlib from 'node:zlib';
+import type { Permits } from '../core/permits.ts';
+import type { HeaderList } from '../core/request.ts';
+import type { Deadline, Waiting } from './deadline.ts';
+import { type Problem, problems } from './failures.ts';
+
+/** What is asked for where the caller asks for nothing. */
+export const acceptedEncodings = 'gzip, deflate, br';
+
+/** A body's way back to what it was before a server compressed it. */
+export type Coding = 'gzip' | 'deflate' | 'br';
+
+/** A body with its codings undone. */
+export type Decoded = {
+  readonly kind: 'decoded';
+  readonly body: Uint8Array;
+  /** The body goes on beyond the limit, or its compressed form ended early: what is here is its beginning. */
+  readonly truncated: boolean;
+  /** Gives the permit of a large body back; undefined for a small one. */
+  readonly release: (() => void) | undefined;
+};
+
+export type DecodingLimits = {
+  /** Bytes of a decoded body that are kept. */
+  readonly bodyBytesMax: number;
+  /** For decoded bodies beyond {@link smallBodyBytesMax}, from then on until they are recorded. */
+  readonly largeBodies: Permits;
+  /** For decoding at all. It occupies the threads that name lookups need, too, and a window of brotli takes up to 16 MiB. */
+  readonly decoders: Permits;
+};
+
+/** As libcurl: more of them are no compression but an attack. */
+const codingsMax = 5;
+/** Bodies up to this size are decoded whatever else is going on. */
+const smallBodyBytesMax = 65_536;
+const chunkBytes = 65_536;
+
+/** The codings of a body, the last applied first; a problem where nobody knows one of them (RFC 9110, 8.4). */
+export function codingsOf(headers: HeaderList): readonly Coding[] | Problem {
+  const codings: Coding[] = [];
+  for (const [name, value] of headers) {
+    if (name.length !== 16 || name.toLowerCase() !== 'content-encoding') continue;
+    for (const text of value.toLowerCase().split(',')) {
+      const coding = text.trim();
+      if (coding === '' || coding === 'identity' || coding === 'none') continue;
+      if (coding === 'gzip' || coding === 'x-gzip') codings.unshift('gzip');
+      else if (coding === 'deflate' || coding === 'br') codings.unshift(coding);
+      else return problems.badContentEncoding;
+    }
+  }
+  return codings.length > codingsMax ? problems.badContentEncoding : codings;
+}
+
+/**
+ * Undoes the codings of a body within the limits and calls `settle` once, never from within this call; when the deadline
+ * ends first, with a problem. `release` is the permit that a large compressed body has already.
+ */
+export function decompress(
+  body: Uint8Array,
+  codings: readonly Coding[],
+  limits: DecodingLimits,
+  release: (() => void) | undefined,
+  deadline: Deadline,
+  settle: (result: Decoded | Problem) => void,
+): void {
+  const decompression = new Decompression(body, codings, limits, release, deadline, settle);
+  deadline.onEnd(decompression);
+  decompression.begin();
+}
+
+class Decompression implements Waiting {
+  readonly #encoded: Uint8Array;
+  readonly #codings: readonly Coding[];
+  readonly #limits: DecodingLimits;
+  readonly #deadline: Deadline;
+  #release: (() => void) | undefined;
+  #settle: ((result: Decoded | Problem) => void) | undefined;
+  #decoder: Decoder | undefined;
+  #hasDecoderPermit = false;
+  /** Whose permit is waited for, and what is called when it is there. */
+  #waitsFor: { readonly permits: Permits; readonly granted: () => void } | undefined;
+
+  constructor(
+    encoded: Uint8Array,
+    codings: readonly Coding[],
+    limits: DecodingLimits,
+    release: (() => void) | undefined,
+    deadline: Deadline,
+    settle: (result: Decoded | Problem) => void,
+  ) {
+    this.#encoded = encoded;
+    this.#codings = codings;
+    this.#limits = limits;
+    this.#release = release;
+    this.#deadline = deadline;
+    this.#settle = settle;
+  }
+
+  begin(): void {
+    if (this.#settle === undefined) return;
+    this.#await(this.#limits.decoders, () => {
+      this.#hasDecoderPermit = true;
+      const { bodyBytesMax } = this.#limits;
+      this.#decode(0, this.#encoded, this.#hasRoom ? bodyBytesMax : Math.min(bodyBytesMax, smallBodyBytesMax), false);
+    });
+  }
+
+  /** The request has its outcome already. */
+  stop(): void {
+    if (this.#waitsFor !== undefined) this.#waitsFor.permits.withdraw(this.#waitsFor.granted);
+    this.#waitsFor = undefined;
+    this.#finish(problems.cancelled);
+  }
+
+  get #hasRoom(): boolean {
+    return this.#release !== undefined || this.#limits.bodyBytesMax <= smallBodyBytesMax;
+  }
+
+  #await(permits: Permits, then: () => void): void {
+    const granted = (): void => {
+      this.#waitsFor = undefined;
+      then();
+    };
+    if (permits.request(granted)) then();
+    else this.#waitsFor = { permits, granted };
+  }
+
+  /** Undoes the codings from the given one on. */
+  #decode(step: number, body: Uint8Array, bytesMax: number, wasTruncated: boolean): void {
+    const coding = this.#codings[step];
+    if (coding === undefined || body.byteLength === 0) {
+      this.#finish({ kind: 'decoded', body, truncated: wasTruncated, release: this.#release });
+      return;
+    }
+    this.#decoder = new Decoder(coding, body, bytesMax, (result) => {
+      this.#decoder = undefined;
+      if (result === undefined) this.#finish(problems.badContentEncoding);
+      else if (result.isCut && !this.#hasRoom) this.#makeRoom();
+      else this.#decode(step + 1, result.body, bytesMax, wasTruncated || result.isCut || result.endedEarly);
+    });
+  }
+
+  /** It is a large one: decoded anew when there is room for it, rather than kept waiting with what its decoder holds. */
+  #makeRoom(): void {
+    this.#giveDecoderBack();
+    const { largeBodies } = this.#limits;
+    this.#await(largeBodies, () => {
+      this.#release = (): void => largeBodies.release();
+      this.begin();
+    });
+  }
+
+  #giveDecoderBack(): void {
+    if (this.#hasDecoderPermit) this.#limits.decoders.release();
+    this.#hasDecoderPermit = false;
+  }
+
+  #finish(result: Decoded | Problem): void {
+    const settle = this.#settle;
+    if (settle === undefined) return;
+    this.#settle = undefined;
+    this.#deadline.onEnd(undefined);
+    this.#decoder?.stop();
+    this.#giveDecoderBack();
+    if (result.kind === 'problem') this.#release?.();
+    settle(result);
+  }
+}
+
+type DecoderResult = {
+  readonly body: Uint8Array;
+  /** There is more than was asked for. */
+  readonly isCut: boolean;
+  /** The coded body lacks its end; libcurl takes it for whole. */
+  readonly endedEarly: boolean;
+};
+
+/** Undoes one coding, up to a number of bytes. `done` is called once, without a result for what is no such body. */
+class Decoder {
+  readonly #stream: zlib.Gunzip | zlib.BrotliDecompress;
+  readonly #chunks: Uint8Array[] = [];
+  readonly #bytesMax: number;
+  #bytes = 0;
+  #done: ((result: DecoderResult | undefined) => void) | undefined;
+
+  constructor(coding: Coding, body: Uint8Array, bytesMax: number, done: (result: DecoderResult | undefined) => void) {
+    this.#bytesMax = bytesMax;
+    this.#done = done;
+    const stream = streamOf(coding, body);
+    this.#stream = stream;
+    stream.on('data', (chunk: Uint8Array) => this.#add(chunk));
+    stream.on('end', () => this.#finish(false, false));
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'Z_BUF_ERROR') this.#finish(false, true);
+      else this.#refuse();
+    });
+    // Ended only when everything is decoded: zlib would otherwise drop the last piece of a body that ends early.
+    stream.write(body, () => stream.end());
+  }
+
+  stop(): void {
+    this.#done = undefined;
+    this.#stream.destroy();
+  }
+
+  #add(chunk: Uint8Array): void {
+    if (this.#done === undefined) return;
+    const room = this.#bytesMax - this.#bytes;
+    const kept = chunk.byteLength > room ? chunk.subarray(0, room) : chunk;
+    this.#chunks.push(kept);
+    this.#bytes += kept.byteLength;
+    if (chunk.byteLength > room) this.#finish(true, false);
+  }
+
+  #finish(isCut: boolean, endedEarly: boolean): void {
+    const done = this.#done;
+    this.stop();
+    const [first] = this.#chunks;
+    const body = this.#chunks.length === 1 && first !== undefined ? first : Buffer.concat(this.#chunks, this.#bytes);
+    done?.({ body, isCut, endedEarly });
+  }
+
+  #refuse(): void {
+    const done = this.#done;
+    this.stop();
+    done?.(undefined);
+  }
+}
+
+function streamOf(coding: Coding, body: Uint8Array): zlib.Gunzip | zlib.BrotliDecompress {
+  const options = { chunkSize: chunkBytes };
+  if (coding === 'gzip') return zlib.createGunzip(options);
+  if (coding === 'br') return zlib.createBrotliDecompress(options);
+  return hasZlibHeader(body) ? zlib.createInflate(options) : zlib.createInflateRaw(options);
+}
+
+/** `deflate` means the zlib format, but some servers send what it wraps (RFC 9110, 8.4.1.2). */
+function hasZlibHeader(body: Uint8Array): boolean {
+  const [first = 0, second = 0] = body;
+  return (first & 0x0f) === 8 && (first * 256 + second) % 31 === 0;
+}
