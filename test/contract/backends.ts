@@ -61,6 +61,10 @@ export type ResponseRow = {
   created: Date;
   error_code: string | null;
   content_bytes: Uint8Array | null;
+  truncated: boolean | null;
+  final_url: string | null;
+  redirects: number | null;
+  header_list: [string, string][] | null;
 };
 
 export type StageOptions = {
@@ -136,7 +140,7 @@ export class Stage {
     });
     const worker = new Worker({
       connect: (target) => this.#database.connect(target),
-      send: (request) => client.send(request),
+      send: (request, rules) => client.send(request, rules),
       dispose: () => client.close(),
       name: 'contract',
       version: '0',

@@ -1,3 +1,4 @@
+import { gzipSync } from 'node:zlib';
 import { describe, expect, test, vi } from 'vitest';
 import { closedPort, httpServer, tcpServer } from '../http/loopback.ts';
 import { backends, can, type ResponseRow } from './backends.ts';
@@ -72,6 +73,29 @@ describe.each(backends)('$name', (backend) => {
     );
   });
 
+  test('headers of which a name repeats: all of them, in order, in a list', async () => {
+    const stage = await backend.open();
+    const { url } = await httpServer((incoming, response) => {
+      const cookies = ['Set-Cookie', 'a=1', 'X-Between', '\u00ff', 'Set-Cookie', 'b=2', 'set-cookie', 'c=3'];
+      const distinct = ['X-A', '1', 'x-a', '2'];
+      response.sendDate = false;
+      response.writeHead(200, incoming.url === '/cookies' ? cookies : distinct).end('');
+    });
+    const cookies = await stage.response(await stage.get(`${url}/cookies`));
+    const distinct = await stage.response(await stage.get(`${url}/distinct`));
+    const plain = await stage.response(await stage.get('/get'));
+    expect(cookies.headers).toMatchObject({ 'Set-Cookie': 'b=2', 'set-cookie': 'c=3', 'X-Between': '\u00ff' });
+    expect(cookies.header_list?.slice(0, 4)).toEqual([
+      ['Set-Cookie', 'a=1'],
+      ['X-Between', '\u00ff'],
+      ['Set-Cookie', 'b=2'],
+      ['set-cookie', 'c=3'],
+    ]);
+    expect(Object.fromEntries(cookies.header_list ?? [])).toEqual(cookies.headers);
+    expect(distinct).toMatchObject({ headers: { 'X-A': '1', 'x-a': '2' }, header_list: null });
+    expect(plain).toMatchObject({ status_code: 200, header_list: null });
+  });
+
   test('time-outs', async () => {
     const stage = await backend.open();
     const gate = await startGate();
@@ -112,6 +136,46 @@ describe.each(backends)('$name', (backend) => {
     const response = await stage.response(await stage.get('/redirect/3'));
     expect(response).toMatchObject({ status_code: 200 });
     expect(JSON.parse(response.content ?? '')).toMatchObject({ path: '/get' });
+    expect(response).toMatchObject({ final_url: `${stage.echoUrl}/get`, redirects: 3 });
+    const endless = await stage.response(await stage.get('/redirect/40'));
+    expect(endless).toMatchObject({ final_url: `${stage.echoUrl}/redirect/10`, redirects: 30 });
+    expect(await stage.response(await stage.get('/get'))).toMatchObject({ final_url: null, redirects: null });
+  });
+
+  test('the settings of how requests are sent are in force from the next restart of the worker on', async () => {
+    const stage = await backend.open({ worker: false });
+    const worker = await stage.startWorker();
+    const zipped = gzipSync('x'.repeat(5_000));
+    const { url } = await httpServer((incoming, response) => {
+      const encoding = incoming.headers['accept-encoding'];
+      if (encoding === undefined) response.end('x'.repeat(5_000));
+      else response.writeHead(200, { 'Content-Encoding': 'gzip' }).end(zipped);
+    });
+    const outcome = async (): Promise<unknown> => {
+      const { content, truncated, headers } = await stage.response(await stage.get(url));
+      return { bytes: content?.length, truncated, encoding: headers?.['Content-Encoding'] };
+    };
+    const restarted = async (): Promise<void> => {
+      const ready = new Promise((resolve) => worker.once('ready', resolve));
+      await stage.sql.query('select net.worker_restart()');
+      await ready;
+    };
+    expect(await outcome()).toEqual({ bytes: 5_000, truncated: false, encoding: undefined });
+    await stage.sql.query(`
+      alter role current_user set pg_net.max_response_bytes = '3 kB';
+      alter role current_user set pg_net.decompress = on`);
+    await restarted();
+    expect(await outcome()).toEqual({ bytes: 3_072, truncated: true, encoding: 'gzip' });
+    await stage.sql.query(`
+      alter role current_user set pg_net.max_response_bytes = '1TB';
+      alter role current_user set pg_net.follow_insecure_redirects = 'perhaps';
+      alter role current_user set pg_net.decompress = 'False'`);
+    await restarted();
+    expect(await outcome()).toEqual({ bytes: 5_000, truncated: false, encoding: undefined });
+    expect(stage.log.filter((line) => /pg_net\./.test(line))).toEqual([
+      expect.stringContaining('pg_net.max_response_bytes is "1TB": it must be a number of bytes from 1kB to 256MB'),
+      expect.stringContaining('pg_net.follow_insecure_redirects is "perhaps": it must be on or off; using on'),
+    ]);
   });
 
   test('net._http_collect_response, asynchronously', async () => {

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import pg from 'pg';
 import { describe, expect, test } from 'vitest';
+import { admit } from '../../src/core/admit.ts';
+import { FirstHops } from '../../src/http/hop.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { availableMajors, startTestPostgres } from '../support/servers.ts';
 import { backends, type Sql, type Stage } from './backends.ts';
@@ -265,6 +267,12 @@ describe.each(backends)('$name', (backend) => {
         [{ 'Bad:': 'secret' }, /^invalid header name/],
         [{ '': 'secret' }, /^invalid header name ""$/],
         [{ Ümlaut: 'secret' }, /^invalid header name/],
+        [{ Connection: 'secret' }, /^header "Connection" is not allowed$/],
+        [{ A: '', 'content-LENGTH': '2' }, /^header "content-LENGTH" is not allowed$/],
+        [{ 'Transfer-Encoding': 'secret' }, /^header "Transfer-Encoding" is not allowed$/],
+        [{ Host: 'secret/x' }, /^the value of header "Host" is not a host$/],
+        [{ Host: '' }, /^the value of header "Host" is not a host$/],
+        [{ Host: 'h', host: 'h' }, /^header "Host" is given twice$/],
         [{ Authorization: `secret${'x'.repeat(65536)}` }, /^headers are too large: \d+ bytes$/],
       ];
       for (const [headers, message] of cases) {
@@ -277,6 +285,45 @@ describe.each(backends)('$name', (backend) => {
         }
       }
       expect(await sql.query('select from net.http_request_queue')).toEqual([]);
+    });
+
+    test('what the functions accept is sent, and what they refuse is refused when it is inserted by hand', async () => {
+      const { sql } = await open();
+      await sql.query(`
+        create function pg_temp.checked(headers jsonb) returns jsonb language plpgsql as $$
+        begin
+          return net._checked_headers(headers);
+        exception
+          when invalid_parameter_value then
+            return null;
+        end $$`);
+      const firstHops = new FirstHops('test');
+      const isSent = (headersJson: string): boolean => {
+        const row = {
+          id: 1n,
+          method: 'GET',
+          url: 'http://h/',
+          body: null,
+          timeoutMs: 1,
+          loginRole: null,
+          setRole: null,
+        };
+        const admitted = admit({ ...row, headersJson });
+        return !('kind' in admitted) && firstHops.of(admitted, false).kind === 'hop';
+      };
+      type Row = { given: string; stored: string | null };
+      await fc.assert(
+        fc.asyncProperty(fc.array(headerObject, { maxLength: 60 }), async (given) => {
+          const rows = await sql.query<Row>(`
+            select h::text as given, pg_temp.checked(h)::text as stored from jsonb_array_elements(${json(given)}) h`);
+          expect(rows).toHaveLength(given.length);
+          for (const row of rows) {
+            if (row.stored === null) expect(isSent(row.given), `${row.given} is refused`).toBe(false);
+            else expect(isSent(row.stored), `${row.stored} is accepted`).toBe(true);
+          }
+        }),
+        { numRuns: 60 },
+      );
     });
 
     test('header values that are no strings become their text', async () => {
@@ -502,6 +549,37 @@ const parameterText: fc.Arbitrary<string> = fc
     fc.string({ unit: 'grapheme-ascii', minLength: 1 }),
   )
   .filter((string) => !string.includes('\u0000') && !/\p{Surrogate}/u.test(string));
+
+const headerName = fc.oneof(
+  fc.constantFrom('Host', 'host', 'TE', 'Connection', 'content-length', 'Expect', 'upgrade', 'Trailer', 'Keep-Alive'),
+  fc.constantFrom('Proxy-Connection', 'HTTP2-Settings', 'Transfer-Encoding', 'Proxy-Authorization', '__proto__', '1'),
+  fc.string({ unit: fc.constantFrom(..."!#$%&'*+-.^_`|~azAZ09"), minLength: 1, maxLength: 8 }),
+  fc.string({ unit: 'binary', maxLength: 4 }),
+  fc.string({
+    unit: fc.constantFrom('a', ' ', ':', '\n', '\t', '"', '\\', '\u007f', '\u0001', 'é', '@', '/'),
+    maxLength: 4,
+  }),
+);
+const headerValue = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.constantFrom('h.example', '[::1]:80', 'h:65536', 'h:123456', ' h ', '[x]', 'h/', 'ü', 'a_b'),
+  },
+  { weight: 4, arbitrary: fc.string({ unit: 'grapheme-ascii', maxLength: 12 }) },
+  fc.string({ unit: 'binary', maxLength: 4 }),
+  fc.string({
+    unit: fc.constantFrom('a', ' ', '\t', '\n', '\r', '"', '\\', '\u007f', '\u0001', '\u0085', 'é', '日'),
+    maxLength: 5,
+  }),
+  fc.constantFrom(null, true, 1.5, 1e300, '', [], {}, { a: [1, '\n'] }, 'x'.repeat(65_536)),
+);
+/** Mostly objects, and what jsonb can hold: no NUL, no lone surrogate. */
+const headerObject: fc.Arbitrary<unknown> = fc
+  .oneof(
+    { weight: 20, arbitrary: fc.dictionary(headerName, headerValue, { maxKeys: 3 }) },
+    fc.constantFrom([], null, 'x', 1, ['a', 'b']),
+  )
+  .filter((headers) => !/\\u0000|\\ud[89a-f]/.test(JSON.stringify(headers)));
 
 /** RFC 3986: all but the unreserved characters; encodeURIComponent leaves a few more. */
 function percentEncode(string: string): string {
