@@ -170,6 +170,23 @@ begin
 end
 $$;
 
+-- Whether a request can be told to a worker, whose session is in UTF-8.
+-- API: private
+create function net._is_readable(method text, url text, headers jsonb)
+  returns boolean
+  language plpgsql
+  stable
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return convert_to(concat(method, url, headers), 'UTF8') is not null;
+exception
+  when untranslatable_character or character_not_in_repertoire then
+    return false;
+end
+$$;
+
 -- Of characters given in UTF-8, the positions (from 1) of those that the database's encoding lacks.
 -- API: private
 create function net._unstorable(characters bytea[])

@@ -63,7 +63,7 @@ begin
     grant select, update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
-      net._bytes_or_null(text), net._unstorable(bytea[]) to net_worker;
+      net._bytes_or_null(text), net._is_readable(text, text, jsonb), net._unstorable(bytea[]) to net_worker;
     create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
     create policy worker_responses on net._http_response to net_worker using (true) with check (true);
   end if;

@@ -1,5 +1,6 @@
 import type { QueueRow } from '../core/request.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
+import { isUnreadable, refuseUnreadable } from './unreadable.ts';
 
 /**
  * Takes up to `$2` waiting requests for worker `$1` and marks them as its own; they stay in the queue until they are done.
@@ -181,6 +182,24 @@ export async function claim(
   rowsMax: number,
   afterId: bigint,
   among?: Among,
+): Promise<Claimed | null> {
+  try {
+    return await claimOnce(session, workerId, rowsMax, afterId, among);
+  } catch (error) {
+    if (!isUnreadable(error)) {
+      throw error;
+    }
+    await refuseUnreadable(session);
+    return await claimOnce(session, workerId, rowsMax, afterId, among);
+  }
+}
+
+async function claimOnce(
+  session: Session,
+  workerId: bigint,
+  rowsMax: number,
+  afterId: bigint,
+  among: Among | undefined,
 ): Promise<Claimed | null> {
   const answer =
     among === undefined

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import http2, { type Http2SecureServer, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
 import { describe, expect, it } from 'vitest';
-import type { HttpClient, HttpClientOptions } from '../../src/http/client.ts';
+import type { HttpClient } from '../../src/http/client.ts';
 import {
   expectFailure,
   expectReply,
@@ -36,7 +36,7 @@ async function http2Server(
   return { ...(await listen(server, 'https')), sessions };
 }
 
-function client(options: Partial<HttpClientOptions> = {}): HttpClient {
+function client(options: Parameters<typeof testClient>[0] = {}): HttpClient {
   return testClient({ tls: { ca: testCa }, ...options });
 }
 
