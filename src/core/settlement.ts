@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { decodeBody } from './decode.ts';
 import type { Outcome } from './outcome.ts';
 import type { HeaderList, QueueRow } from './request.ts';
@@ -94,19 +95,34 @@ function hasRepeatedName(headers: HeaderList): boolean {
 }
 
 function headerListToJson(headers: HeaderList): string {
-  return JSON.stringify(headers.map(([name, value]) => [storable(name), storable(value)]));
+  return JSON.stringify(headers.map(asReadable));
 }
 
 /**
  * One JSON object with the names as the server wrote them. Names may repeat in this text: of equal names `jsonb` keeps the
  * last, as pg_net does; all of them are in the list of headers then.
  */
-function headersToJson(headers: HeaderList): string {
+function headersToJson(headers: HeaderList, isReadable: boolean = false): string {
   let json = '{';
   for (const [name, value] of headers) {
     json += `${json.length > 1 ? ',' : ''}${JSON.stringify(storable(name))}:${JSON.stringify(storable(value))}`;
   }
-  return `${json}}`;
+  json += '}';
+  // Asked once for all of them, because there is hardly ever such a character.
+  return isReadable || !beyondAscii.test(json) ? json : headersToJson(headers.map(asReadable), true);
+}
+
+const beyondAscii = /[\u0080-\u00ff]/;
+
+function asReadable([name, value]: readonly [string, string]): readonly [string, string] {
+  return [storable(name), readable(value)];
+}
+
+/** Values arrive with a character for each byte. Beyond ASCII those bytes are UTF-8 in practice; where not, Latin-1. */
+function readable(text: string): string {
+  if (!beyondAscii.test(text) || /[\u0100-\uffff]/.test(text)) return storable(text);
+  const bytes = Buffer.from(text, 'latin1');
+  return storable(isUtf8(bytes) ? bytes.toString('utf8') : text);
 }
 
 /** NUL is the one character that no text in PostgreSQL can hold. */
@@ -118,7 +134,7 @@ function lastValue(headers: HeaderList, lowerCaseName: string): string | null {
   for (let i = headers.length - 1; i >= 0; i--) {
     const header = headers[i];
     if (header !== undefined && header[0].toLowerCase() === lowerCaseName) {
-      return storable(header[1]);
+      return readable(header[1]);
     }
   }
   return null;

@@ -551,8 +551,20 @@ const parameterText: fc.Arbitrary<string> = fc
   .filter((string) => !string.includes('\u0000') && !/\p{Surrogate}/u.test(string));
 
 const headerName = fc.oneof(
-  fc.constantFrom('Host', 'host', 'TE', 'Connection', 'content-length', 'Expect', 'upgrade', 'Trailer', 'Keep-Alive'),
-  fc.constantFrom('Proxy-Connection', 'HTTP2-Settings', 'Transfer-Encoding', 'Proxy-Authorization', '__proto__', '1'),
+  // Those that are special, in any case, and what begins or ends like them.
+  fc
+    .tuple(
+      fc.constantFrom('', '', '', '', 'x', 'x-'),
+      fc.mixedCase(
+        fc
+          .constantFrom('host', 'te', 'connection', 'content-length', 'expect', 'upgrade', 'trailer', 'keep-alive')
+          .chain((name) => fc.constantFrom(name, name, name, name.slice(0, -1))),
+      ),
+      fc.constantFrom('', '', '', '', 'x', '-x'),
+    )
+    .map((parts) => parts.join('')),
+  fc.mixedCase(fc.constantFrom('proxy-connection', 'http2-settings', 'transfer-encoding')),
+  fc.constantFrom('Content-Type', 'Cookie', 'User-Agent', 'traceparent', 'Proxy-Authorization', '__proto__', '1'),
   fc.string({ unit: fc.constantFrom(..."!#$%&'*+-.^_`|~azAZ09"), minLength: 1, maxLength: 8 }),
   fc.string({ unit: 'binary', maxLength: 4 }),
   fc.string({

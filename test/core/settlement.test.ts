@@ -18,12 +18,18 @@ const row: QueueRow = {
   setRole: null,
 };
 
-const headerText = fc.string({ unit: 'binary', maxLength: 20 });
+const headerText = fc.oneof(
+  fc.string({ unit: fc.integer({ min: 0, max: 255 }).map((byte) => String.fromCharCode(byte)), maxLength: 20 }),
+  fc.constantFrom('a', 'b', '__proto__', 'Set-Cookie'),
+);
+const redirected = fc.option(fc.record({ url: fc.webUrl(), hops: fc.integer({ min: 1, max: 30 }) }), {
+  nil: undefined,
+});
 const outcome: fc.Arbitrary<Outcome> = fc.oneof(
   fc.record({
     kind: fc.constant('reply' as const),
     status: fc.integer({ min: 0, max: 999 }),
-    headers: fc.array(fc.tuple(headerText, headerText), { maxLength: 5 }),
+    headers: fc.array(fc.tuple(headerText, headerText), { maxLength: 40 }),
     body: fc.uint8Array({ maxLength: 64 }),
     truncated: fc.boolean(),
     timings: fc.constant(noTimings),
@@ -47,6 +53,67 @@ describe('a settlement', () => {
         for (const text of [settlement.content, settlement.contentType, settlement.headersJson]) {
           expect(text ?? '').not.toContain('\0');
         }
+      }),
+    );
+  });
+
+  test('says where a request was redirected to, and loses no header', () => {
+    fc.assert(
+      fc.property(outcome, redirected, (result, place) => {
+        const settlement = settlementOf(row, { ...result, redirected: place });
+        expect(settlement).toMatchObject({ finalUrl: place?.url ?? null, redirects: place?.hops ?? null });
+        if (result.kind === 'failure') {
+          expect(settlement.headerListJson).toBeNull();
+          return;
+        }
+        const names = result.headers.map(([name]) => name);
+        const isRepeated = new Set(names).size < names.length;
+        const object = Object.entries(JSON.parse(settlement.headersJson ?? ''));
+        const list = JSON.parse(settlement.headerListJson ?? 'null');
+        expect(list === null).toBe(!isRepeated);
+        const byName = (pairs: readonly unknown[]): string[] => pairs.map((pair) => JSON.stringify(pair)).sort();
+        if (isRepeated) expect(byName([...new Map(list).entries()])).toEqual(byName(object));
+        expect((list ?? object).length).toBe(names.length);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test.each([
+    ['Gr\u00c3\u00bc\u00c3\u009fe', 'Grüße'],
+    ['Gr\u00fc\u00dfe', 'Grüße'],
+    ['\u00c3', 'Ã'],
+    ['a\0b', 'a\uFFFDb'],
+    ['日本', '日本'],
+  ])('has the header value %j as %s', (value, text) => {
+    const headers = [
+      ['Content-Type', value],
+      ['x', 'ascii'],
+      ['x', value],
+    ] as const;
+    const reply = { kind: 'reply', status: 200, headers, body: new Uint8Array(), truncated: false, timings: noTimings };
+    const settlement = settlementOf(row, reply as Outcome);
+    expect(settlement.contentType).toBe(text);
+    expect(JSON.parse(settlement.headersJson ?? '')).toEqual({ 'Content-Type': text, x: text });
+    expect(JSON.parse(settlement.headerListJson ?? '')).toEqual([
+      ['Content-Type', text],
+      ['x', 'ascii'],
+      ['x', text],
+    ]);
+  });
+
+  test('that cannot be recorded as it is still has a status or an error', () => {
+    fc.assert(
+      fc.property(outcome, (result) => {
+        const settlement = settlementOf(row, result);
+        for (const form of [
+          withoutCharacters(settlement, charactersToCheck(settlement)),
+          unrecordable(settlement, '22000'),
+        ]) {
+          expect((form.statusCode === null) !== (form.errorMessage === null)).toBe(true);
+          expect((form.errorMessage === null) === (form.errorCode === null)).toBe(true);
+        }
+        expect(charactersToCheck(withoutCharacters(settlement, charactersToCheck(settlement)))).toEqual(new Set());
       }),
     );
   });
