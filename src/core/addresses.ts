@@ -1,4 +1,7 @@
 import ipaddr from 'ipaddr.js';
+import { canonicalName, isAddress, isHostName, looksLikeIPv4, matchesHost } from './hosts.ts';
+
+export { isAddress } from './hosts.ts';
 
 /**
  * The address policy: which hosts a request may reach. Everything that is not public unicast is denied unless allowed,
@@ -121,7 +124,7 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
   function judge(address: Address, name: string | undefined): string | undefined {
     const denied = firstMatch(deny.ranges, address) ?? firstEmbeddedMatch(deny.ranges, address);
     if (denied !== undefined) return `${denied.text} is in the deny list`;
-    if (name !== undefined && listed(allow.names, name)) return undefined;
+    if (name !== undefined && matchesHost(allow.names, name)) return undefined;
     if (allow.words.has('all') || firstMatch(allow.ranges, address) !== undefined) return undefined;
     const metadata = firstMatch(metadataRanges, address);
     if (metadata !== undefined) return `${metadata.text} (metadata service)`;
@@ -132,11 +135,11 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
   }
 
   function judgeName(name: string): string | undefined {
-    if (listed(deny.names, name)) return 'this name is in the deny list';
+    if (matchesHost(deny.names, name)) return 'this name is in the deny list';
     if (deny.words.has('all')) return 'all names are in the deny list';
     const loopback = isLocalhost(name);
     if (loopback && deny.words.has('loopback')) return 'localhost is in the deny list';
-    if (listed(allow.names, name) || allow.words.has('all')) return undefined;
+    if (matchesHost(allow.names, name) || allow.words.has('all')) return undefined;
     if (loopback)
       return localhostAddresses.some((a) => judge(parseAddress(a), name) === undefined) ? undefined : 'localhost';
     if (metadataNames.includes(name)) return 'a metadata service';
@@ -154,8 +157,8 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
       }
       const name = canonicalName(host);
       if (ipaddr.IPv4.isValid(name)) return judge(ipaddr.IPv4.parse(name), undefined);
-      if (/(^|\.)(\d+|0x[0-9a-f]*)$/.test(name)) return 'not an IP address';
-      if (!hostNamePattern.test(name)) return 'not a host name';
+      if (looksLikeIPv4(name)) return 'not an IP address';
+      if (!isHostName(name)) return 'not a host name';
       return judgeName(name);
     },
     addressDenial(address, name) {
@@ -174,24 +177,11 @@ export function isLocalhost(host: string): boolean {
   return name === 'localhost' || name.endsWith('.localhost');
 }
 
-/** Whether the text is an IP address in its canonical kind of spelling (dotted decimal, or IPv6 without a zone). */
-export function isAddress(text: string): boolean {
-  if (text.includes(':')) return !text.includes('%') && ipaddr.IPv6.isValid(text);
-  return ipaddr.IPv4.isValidFourPartDecimal(text);
-}
-
-const hostNamePattern = /^(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$/;
-
 const wordRanges: Readonly<Record<Word, readonly Range[]>> = {
   loopback: words.loopback.map(parseBlock),
   private: words.private.map(parseBlock),
   all: words.all.map(parseBlock),
 };
-
-function canonicalName(host: string): string {
-  const name = host.toLowerCase();
-  return name.endsWith('.') ? name.slice(0, -1) : name;
-}
 
 function parseAddress(text: string): Address {
   if (!text.includes(':')) return ipaddr.IPv4.parse(text);
@@ -218,11 +208,11 @@ function parseEntries(entries: readonly string[], option: string): Entries {
       found.add(text);
     } else if (isAddress(text)) {
       ranges.push(parseBlock(`${text}/${text.includes(':') ? 128 : 32}`));
-    } else if (/[/:]/.test(text) || /(^|\.)(\d+|0x[0-9a-f]*)$/.test(text)) {
+    } else if (/[/:]/.test(text) || looksLikeIPv4(text)) {
       ranges.push(parseWrittenBlock(text, entry, option));
     } else {
       const name = canonicalName(text);
-      if (!hostNamePattern.test(name.startsWith('*.') ? name.slice(2) : name)) {
+      if (!isHostName(name.startsWith('*.') ? name.slice(2) : name)) {
         throw new RangeError(
           `Invalid entry "${entry}" in ${option}: expected a CIDR block, a host name, "loopback", "private" or "all"`,
         );
@@ -243,11 +233,6 @@ function parseWrittenBlock(text: string, entry: string, option: string): Range {
     throw new RangeError(`Invalid entry "${entry}" in ${option}: not a CIDR block such as 10.0.0.0/8 or fd00::/8`);
   }
   return parseBlock(text);
-}
-
-/** Whether `names` lists the canonical `name` itself or, as `*.parent`, one above it. */
-function listed(names: readonly string[], name: string): boolean {
-  return names.some((entry) => (entry.startsWith('*.') ? name.endsWith(entry.slice(1)) : name === entry));
 }
 
 function firstMatch(ranges: readonly Range[], address: Address): Range | undefined {
