@@ -17,7 +17,7 @@ import { Http2Connection } from './http2-connection.ts';
 import { Pool } from './pool.ts';
 import type { Lookup } from './resolve.ts';
 import { Sending, type SendingContext } from './sending.ts';
-import type { ExtraCa } from './tls.ts';
+import type { TlsSettings } from './tls.ts';
 
 /** What {@link createHttpClient} needs to know. */
 export type HttpClientOptions = {
@@ -31,8 +31,8 @@ export type HttpClientOptions = {
   readonly responseHeaderBytesMax?: number;
   /** Redirects that are followed; the next one fails the request. Default 30, as pg_net has it. */
   readonly redirectsMax?: number;
-  /** TLS settings: `ca` (PEM) is trusted beside the default authorities. */
-  readonly tls?: { readonly ca?: ExtraCa };
+  /** Whom to trust beside the default authorities, and what to show to whom. */
+  readonly tls?: TlsSettings;
   /** Resolves names. Default: the operating system's resolver, all addresses in its order. */
   readonly lookup?: Lookup;
   /** A monotonic clock in milliseconds. Default: `performance.now`. */
@@ -61,7 +61,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   };
-  const connect = createConnector({ policy, lookup, extraCa: options.tls?.ca, onSocket });
+  const connect = createConnector({ policy, lookup, tls: options.tls ?? {}, onSocket });
   const open = (target: Target, socket: Socket): Connection =>
     target.secure && (socket as TLSSocket).alpnProtocol === 'h2'
       ? new Http2Connection(target.origin, socket, responseHeaderBytesMax)

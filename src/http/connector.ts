@@ -4,7 +4,7 @@ import type { Deadline } from './deadline.ts';
 import { dial } from './dial.ts';
 import { type Problem, problems } from './failures.ts';
 import { createResolver, type Lookup } from './resolve.ts';
-import { createTlsClient, type ExtraCa } from './tls.ts';
+import { createTlsClient, type TlsSettings } from './tls.ts';
 
 /** A server to connect to, as a URL names it. */
 export type Target = {
@@ -18,8 +18,7 @@ export type Target = {
 export type ConnectorOptions = {
   readonly policy: AddressPolicy;
   readonly lookup: Lookup;
-  /** Trusted beside the authorities that Node.js trusts. */
-  readonly extraCa: ExtraCa | undefined;
+  readonly tls: TlsSettings;
   /** Told of every socket as it is created, connected or not. */
   readonly onSocket: (socket: net.Socket) => void;
 };
@@ -32,7 +31,7 @@ export type Connector = (target: Target, deadline: Deadline) => Promise<net.Sock
 
 export function createConnector(options: ConnectorOptions): Connector {
   const resolve = createResolver(options.policy, options.lookup);
-  const secure = createTlsClient(options.extraCa, options.onSocket);
+  const secure = createTlsClient(options.tls, options.onSocket);
   return async (target, deadline) => {
     const addresses = await resolve(target.host, deadline);
     if ('kind' in addresses) return addresses;
@@ -42,6 +41,6 @@ export function createConnector(options: ConnectorOptions): Connector {
       socket.destroy();
       return problems.cancelled;
     }
-    return secure(socket, target, deadline);
+    return secure(socket, { ...target, alpn: ['h2', 'http/1.1'] }, deadline);
   };
 }

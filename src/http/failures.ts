@@ -25,7 +25,6 @@ export const problems: {
     | 'unsupportedScheme'
     | 'unresolvable'
     | 'connectFailed'
-    | 'certificateRefused'
     | 'tlsFailed'
     | 'emptyReply'
     | 'notHttp'
@@ -46,7 +45,6 @@ export const problems: {
   unsupportedScheme: problem('unsupported_scheme', 'Unsupported protocol'),
   unresolvable: problem('unresolvable', "Couldn't resolve host name"),
   connectFailed: problem('connect_failed', "Couldn't connect to server"),
-  certificateRefused: problem('tls_failed', 'SSL peer certificate or SSH remote key was not OK'),
   tlsFailed: problem('tls_failed', 'SSL connect error'),
   emptyReply: problem('empty_reply', 'Server returned nothing (no headers, no data)'),
   notHttp: problem('bad_reply', 'Unsupported protocol'),
@@ -68,6 +66,20 @@ export const problems: {
 export function denied(rule: string): Problem {
   return problem('denied', `Denied by the address policy: ${rule}`);
 }
+
+/** A certificate that cannot be trusted; `cause` is OpenSSL's name for it or Node.js's. libcurl has one text for all of them. */
+export function refusedCertificate(cause: string): Problem {
+  return problem(
+    certificateCodes[cause] ?? 'certificate_untrusted',
+    'SSL peer certificate or SSH remote key was not OK',
+  );
+}
+
+const certificateCodes: Readonly<Record<string, FailureCode>> = {
+  CERT_HAS_EXPIRED: 'certificate_expired',
+  CERT_NOT_YET_VALID: 'certificate_not_yet_valid',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'certificate_wrong_host',
+};
 
 /** The deadline passed; pg_net's text, with each part where it was spent. */
 export function timedOut(timeoutMs: number, timings: Timings): Failure {

@@ -70,7 +70,7 @@ export function text(reply: Reply): string {
 
 export type TestServer = {
   readonly port: number;
-  /** Without a path, on 127.0.0.1. */
+  /** Without a path; on 127.0.0.1 unless another address was asked for. */
   readonly url: string;
   /** Resolves once nobody is connected any more. */
   idle(): Promise<void>;
@@ -124,8 +124,8 @@ export function scriptedServer(reply: string, then: 'end' | 'reset' | 'wait' = '
   });
 }
 
-/** Listens on a free port of 127.0.0.1 until the test ends. */
-export async function listen(server: net.Server, scheme: string): Promise<TestServer> {
+/** Listens on a free port until the test ends. */
+export async function listen(server: net.Server, scheme: string, host = '127.0.0.1'): Promise<TestServer> {
   const sockets = new Set<net.Socket>();
   let total = 0;
   server.on('connection', (socket) => {
@@ -135,7 +135,7 @@ export async function listen(server: net.Server, scheme: string): Promise<TestSe
     socket.once('close', () => sockets.delete(socket));
   });
   server.on('secureConnection', (socket: tls.TLSSocket) => socket.on('error', () => undefined));
-  server.listen(0, '127.0.0.1');
+  server.listen(0, host);
   await once(server, 'listening');
   onTestFinished(async () => {
     for (const socket of sockets) socket.destroy();
@@ -145,7 +145,7 @@ export async function listen(server: net.Server, scheme: string): Promise<TestSe
   const { port } = server.address() as AddressInfo;
   return {
     port,
-    url: `${scheme}://127.0.0.1:${port}`,
+    url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`,
     idle: () => vi.waitFor(() => expect(sockets.size).toBe(0), 3_000),
     connections: () => total,
   };
