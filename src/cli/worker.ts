@@ -6,12 +6,13 @@ import { createFleet } from '../worker/create-fleet.ts';
 import { withFields } from '../worker/members.ts';
 import type { WorkerLog } from '../worker/worker.ts';
 import { collect, wholeNumber } from './arguments.ts';
+import { type CertificateFlags, passphraseVariable, readCertificates } from './certificates.ts';
 import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
 import { untilStopSignal } from './signals.ts';
 
-type WorkerCommandOptions = {
+type WorkerCommandOptions = CertificateFlags & {
   allDatabases?: boolean;
   rescan?: number;
   allow?: readonly string[];
@@ -29,6 +30,8 @@ const flags: Readonly<Record<string, string>> = {
   connectionString: '--database-url',
   allow: '--allow',
   deny: '--deny',
+  ca: '--ca',
+  clientCertificates: '--client-cert',
   stopTimeoutMs: '--stop-timeout',
   leaseMs: '--lease',
   pollEveryMs: '--poll',
@@ -51,6 +54,8 @@ export function addWorkerCommand(program: Command): void {
       collect,
     )
     .option('--deny <network>', 'refuse it whatever is allowed; repeatable', collect)
+    .option('--ca <file>', 'trust the authorities in this PEM file, too; repeatable', collect)
+    .option('--client-cert <host=cert,key>', 'show that host this certificate (PEM files); repeatable', collect)
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
@@ -77,6 +82,8 @@ Examples:
   pgfetch worker --all-databases -d postgres://host/postgres         every database of a server
   pgfetch worker --allow 10.1.0.0/16 --allow api.internal
   pgfetch worker --allow loopback             for development
+  pgfetch worker --ca /etc/ssl/ours.pem       a private authority
+  pgfetch worker --client-cert api.bank.example=client.pem,client.key
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
 `,
     )
@@ -187,6 +194,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
   return {
     allow,
     deny,
+    ...readCertificates(options),
     prepare,
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
@@ -196,18 +204,25 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
 }
 
 /** Says what is wrong with the configuration in terms of this command's options. */
-function checked<T>({ allow = [], deny = [] }: WorkerCommandOptions, make: () => T): T {
+function checked<T>({ allow, deny, ca, clientCert }: WorkerCommandOptions, make: () => T): T {
   try {
     return make();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    const given: Readonly<Record<string, readonly string[]>> = { allow, deny };
+    const given: Readonly<Record<string, readonly string[] | undefined>> = {
+      allow,
+      deny,
+      ca,
+      clientCertificates: clientCert,
+    };
     const problems = error.problems.map((problem) =>
-      problem.replace(/^(\w+)(?:\[(\d+)\])?/, (whole, option: string, index: string | undefined) => {
+      problem.replace(/^(\w+)(?:\[(\d+)\][.\w[\]]*)?/, (whole, option: string, index: string | undefined) => {
         const entry = index === undefined ? undefined : given[option]?.[Number(index)];
         return `${flags[option] ?? whole}${entry === undefined ? '' : ` ${JSON.stringify(entry)}`}`;
       }),
     );
-    throw new UsageError(problems.join('\n'));
+    throw new UsageError(
+      problems.join('\n').replace('give its passphrase', `give its passphrase in ${passphraseVariable}`),
+    );
   }
 }

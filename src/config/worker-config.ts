@@ -1,6 +1,8 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { createAddressPolicy } from '../core/addresses.ts';
+import type { ClientCertificate } from '../core/client-certificate.ts';
+import { authorities, clientCertificateKeys, clientCertificates } from './certificates.ts';
 import { nearestName } from './suggest.ts';
 import { version } from './version.ts';
 
@@ -20,6 +22,16 @@ export type WorkerOptions = {
   readonly allow?: readonly string[];
   /** The same kinds of entries, refused whatever `allow` says. Default: nothing. At most 1,000 entries. */
   readonly deny?: readonly string[];
+  /**
+   * Certificates in PEM, one or several in each text, that are trusted beside the authorities that Node.js trusts: those of
+   * private authorities, or of single servers. Default: none. At most 100 entries.
+   */
+  readonly ca?: readonly string[];
+  /**
+   * Certificates that are shown to the hosts they name, and to no other, where these ask for one: mutual TLS. Default: none. At
+   * most 100; no host in two of them, and of patterns that overlap the first decides.
+   */
+  readonly clientCertificates?: readonly ClientCertificate[];
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -67,6 +79,8 @@ const schema = z.strictObject({
     .default(''),
   allow: networks('allow'),
   deny: networks('deny'),
+  ca: authorities,
+  clientCertificates,
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),
@@ -92,8 +106,14 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
   if (!result.success) {
     throw new ConfigError(result.error.issues.flatMap(problemsOf));
   }
-  const { allow, deny } = result.data;
-  return Object.freeze({ ...result.data, allow: Object.freeze(allow), deny: Object.freeze(deny) });
+  const { allow, deny, ca, clientCertificates: certificates } = result.data;
+  return Object.freeze({
+    ...result.data,
+    allow: Object.freeze(allow),
+    deny: Object.freeze(deny),
+    ca: Object.freeze(ca),
+    clientCertificates: Object.freeze(certificates.map((certificate) => Object.freeze(certificate))),
+  });
 }
 
 /** An option that is undefined is one that was not given. */
@@ -140,19 +160,22 @@ export function connectionStringProblem(text: string): string | undefined {
 
 function problemsOf(issue: z.core.$ZodIssue): readonly string[] {
   if (issue.code === 'unrecognized_keys') {
-    const known = Object.keys(schema.shape);
+    const isOption = issue.path.length === 0;
+    const known = isOption ? Object.keys(schema.shape) : clientCertificateKeys;
+    const missing = isOption ? 'there is no option' : `${placeOf(issue.path)} has no`;
     return issue.keys.map((key) => {
       const meant = nearestName(key, known);
       return meant === undefined
-        ? `there is no option ${JSON.stringify(key)}; there are ${known.join(', ')}`
-        : `there is no option ${JSON.stringify(key)}; did you mean "${meant}"?`;
+        ? `${missing} ${JSON.stringify(key)}; there are ${known.join(', ')}`
+        : `${missing} ${JSON.stringify(key)}; did you mean "${meant}"?`;
     });
   }
-  const [option, index] = issue.path;
-  if (option === undefined) {
-    return ['the options must be an object'];
-  }
-  return [
-    index === undefined ? `${String(option)} ${issue.message}` : `${String(option)}[${String(index)}] ${issue.message}`,
-  ];
+  return [issue.path.length === 0 ? 'the options must be an object' : `${placeOf(issue.path)} ${issue.message}`];
+}
+
+/** `allow[0]`, `clientCertificates[0].hosts[1]`. */
+function placeOf(path: readonly PropertyKey[]): string {
+  return path
+    .map((step, depth) => (typeof step === 'number' ? `[${step}]` : `${depth > 0 ? '.' : ''}${String(step)}`))
+    .join('');
 }

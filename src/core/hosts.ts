@@ -27,7 +27,7 @@ export function canonicalName(host: string): string {
 /** One spelling for each host, as `URL.hostname` or a person writes it: names as {@link canonicalName} has them, IPv6 addresses without brackets. */
 export function canonicalHost(host: string): string {
   const name = canonicalName(host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host);
-  return name.includes(':') && isAddress(name) ? ipaddr.IPv6.parse(name).toNormalizedString() : name;
+  return name.includes(':') && isAddress(name) ? ipaddr.IPv6.parse(name).toRFC5952String() : name;
 }
 
 /** Whether the text says which hosts are meant: a name, `*.parent` for all names below one, or an IP address. */

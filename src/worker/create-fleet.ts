@@ -36,7 +36,7 @@ export type CreateFleetOptions = FleetOptions & {
 export function createFleet(options: CreateFleetOptions = {}): Fleet {
   const { log = silentLog, ...rest } = options;
   const { servers, rescanEveryMs } = readFleetConfig(rest);
-  const client = createSender(servers[0]);
+  const client = createSender(servers[0], log);
   const known = new Map<string, FleetServer>();
   for (const config of servers) {
     const server = makeServer(config, (request, rules) => client.send(request, rules));

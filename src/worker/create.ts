@@ -1,4 +1,5 @@
 import type { PGliteInterface } from '@electric-sql/pglite';
+import { expiryWarnings } from '../config/certificates.ts';
 import { version } from '../config/version.ts';
 import { ConfigError, readWorkerConfig, type WorkerConfig, type WorkerOptions } from '../config/worker-config.ts';
 import { createAddressPolicy } from '../core/addresses.ts';
@@ -65,7 +66,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
   if (pglite !== undefined && rest.connectionString !== undefined) {
     throw new ConfigError(['pglite and connectionString exclude each other; give one of them']);
   }
-  const client = createSender(config);
+  const client = createSender(config, log);
   const worker = new Worker({
     connect:
       pglite === undefined
@@ -83,8 +84,11 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
 }
 
 /** What sends the requests of a worker, or of several. */
-export function createSender(config: WorkerConfig): HttpClient {
+export function createSender(config: WorkerConfig, log: WorkerLog | undefined): HttpClient {
+  const { ca, clientCertificates } = config;
+  for (const warning of expiryWarnings(config, new Date())) log?.warn({}, warning);
   return createHttpClient({
+    tls: { ...(ca.length > 0 && { ca }), clientCertificates },
     userAgent: config.userAgent,
     policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
   });

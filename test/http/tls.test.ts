@@ -10,7 +10,7 @@ import type { Outcome } from '../../src/core/outcome.ts';
 import type { HttpClient, HttpClientOptions } from '../../src/http/client.ts';
 import { Deadline } from '../../src/http/deadline.ts';
 import { createTlsClient, type TlsSettings } from '../../src/http/tls.ts';
-import { type Authority, createAuthority, type Issued, selfSigned } from './authority.ts';
+import { type Authority, createAuthority, type Issued, selfSigned } from '../support/authority.ts';
 import { expectReply, httpServer, listen, request, type TestServer, tcpServer, testClient, text } from './loopback.ts';
 
 let authority: Authority;
