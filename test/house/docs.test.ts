@@ -17,13 +17,20 @@ import { readShown, runLikePsql } from './psql.ts';
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
-/** What stands in the pages for something of the reader's, and what it is here. The only substitutions that are made. */
+/** What stands in the pages for something of the reader's, and what it is here. With {@link files} the only substitutions that are made. */
 const substitutions: readonly (readonly [RegExp, (here: Here) => string])[] = [
   // Public hosts, and the echo server of `npm start`.
   [/https:\/\/(?:[a-z-]+\.)*(?:example\.com|postman-echo\.com|supabase\.co)/g, ({ echoUrl }) => echoUrl],
   [/http:\/\/localhost:26480/g, ({ echoUrl }) => echoUrl],
   // The reader's database.
   [/postgres:\/\/\S+/g, ({ databaseUrl }) => databaseUrl],
+];
+
+/** The reader's files, and which of the tests' stand in for them. */
+const files: readonly (readonly [RegExp, string])[] = [
+  [/\/etc\/pgfetch\/ca\.pem/g, join(root, 'test/http/tls/ca.pem')],
+  [/\/etc\/pgfetch\/client\.pem/g, join(root, 'test/http/tls/localhost.cert.pem')],
+  [/\/etc\/pgfetch\/client\.key/g, join(root, 'test/http/tls/server.key.pem')],
 ];
 
 type Here = { readonly echoUrl: string; readonly databaseUrl: string };
@@ -67,7 +74,11 @@ afterAll(async () => {
 });
 
 function substituted(text: string, here: Here): string {
-  return substitutions.reduce((sofar, [pattern, by]) => sofar.replace(pattern, () => by(here)), text);
+  return substitutions.reduce((sofar, [pattern, by]) => sofar.replace(pattern, () => by(here)), withFiles(text));
+}
+
+function withFiles(text: string): string {
+  return files.reduce((sofar, [pattern, file]) => sofar.replace(pattern, () => file), text);
 }
 
 /** A database with a worker, as the reader has it; what it left on the server is removed afterwards. */
@@ -195,7 +206,8 @@ async function compilePrograms(): Promise<void> {
   mkdirSync(programs, { recursive: true });
   for (const page of pages()) {
     for (const { language, text, line } of blocksOf(page)) {
-      if (language === 'ts') writeFileSync(join(programs, `${programName(page, line)}.ts`), `${text}\nexport {};\n`);
+      if (language !== 'ts') continue;
+      writeFileSync(join(programs, `${programName(page, line)}.ts`), `${withFiles(text)}\nexport {};\n`);
     }
   }
   const options = { noEmit: false, allowImportingTsExtensions: false, rootDir: '.', outDir: 'js' };
