@@ -107,5 +107,5 @@ function keyPair(): Promise<webcrypto.CryptoKeyPair> {
 }
 
 async function pemOf({ privateKey }: webcrypto.CryptoKeyPair): Promise<string> {
-  return x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', privateKey), 'PRIVATE KEY');
+  return `${x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', privateKey), 'PRIVATE KEY')}\n`;
 }
