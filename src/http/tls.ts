@@ -49,10 +49,10 @@ export function createTlsClient(settings: TlsSettings, onSocket: (socket: net.So
     let context = contexts.get(certificate);
     if (context === undefined) {
       context = tls.createSecureContext({
-        ...(ca === undefined ? {} : { ca: withDefaultCa(ca) }),
+        // As libcurl, partial chains: whatever was declared trusted is, and needs no root above it. Not without such: on Node.js 20
+        // the switch loses what NODE_EXTRA_CA_CERTS says.
+        ...(ca === undefined ? {} : { ca: withDefaultCa(ca), allowPartialTrustChain: true }),
         ...(certificate === undefined ? {} : credentials(certificate)),
-        // As libcurl: whatever was declared trusted is, and needs no root above it.
-        allowPartialTrustChain: true,
       });
       contexts.set(certificate, context);
     }
