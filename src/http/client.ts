@@ -1,4 +1,3 @@
-import dns from 'node:dns';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { AddressPolicy } from '../core/addresses.ts';
@@ -14,6 +13,7 @@ import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
 import { Http1Connection } from './http1-connection.ts';
 import { Http2Connection } from './http2-connection.ts';
+import { createSystemLookup } from './names/system-lookup.ts';
 import { Pool } from './pool.ts';
 import type { Lookup } from './resolve.ts';
 import { Sending, type SendingContext } from './sending.ts';
@@ -33,7 +33,7 @@ export type HttpClientOptions = {
   readonly redirectsMax?: number;
   /** Whom to trust beside the default authorities, and what to show to whom. */
   readonly tls?: TlsSettings;
-  /** Resolves names. Default: the operating system's resolver, all addresses in its order. */
+  /** Resolves names. Default: as the operating system is told to ({@link createSystemLookup}). */
   readonly lookup?: Lookup;
   /** A monotonic clock in milliseconds. Default: `performance.now`. */
   readonly now?: () => number;
@@ -52,7 +52,7 @@ export type HttpClient = {
 
 /** Creates a client; it holds no resources until the first request. */
 export function createHttpClient(options: HttpClientOptions): HttpClient {
-  const { policy, userAgent, connectionsPerOriginMax = 1_000, lookup = systemLookup } = options;
+  const { policy, userAgent, connectionsPerOriginMax = 1_000, lookup = createSystemLookup() } = options;
   const { responseHeaderBytesMax = 300 * 1024, redirectsMax = 30 } = options;
   const now = options.now ?? (() => performance.now());
   const sockets = new Set<Socket>();
@@ -112,8 +112,6 @@ const decodersMax = 2;
 function compressedBytesMax(bytesMax: number): number {
   return bytesMax + Math.ceil(bytesMax / 1024) + 1024;
 }
-
-const systemLookup: Lookup = (hostname) => dns.promises.lookup(hostname, { all: true, verbatim: true });
 
 /** Destroys a socket and resolves when its handle is closed. */
 function destroyed(socket: Socket): Promise<void> {

@@ -30,12 +30,13 @@ export type ConnectorOptions = {
 export type Connector = (target: Target, deadline: Deadline) => Promise<net.Socket | Problem>;
 
 export function createConnector(options: ConnectorOptions): Connector {
-  const resolve = createResolver(options.policy, options.lookup);
+  const { resolve, forget } = createResolver(options.policy, options.lookup);
   const secure = createTlsClient(options.tls, options.onSocket);
   return async (target, deadline) => {
     const addresses = await resolve(target.host, deadline);
     if ('kind' in addresses) return addresses;
     const socket = await dial(addresses, target.port, deadline, options.onSocket);
+    if ('kind' in socket) forget(target.host);
     if ('kind' in socket || !target.secure) return socket;
     if (deadline.ended) {
       socket.destroy();
