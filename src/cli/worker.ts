@@ -22,6 +22,7 @@ type WorkerCommandOptions = CertificateFlags & {
   poll?: number;
   prepare: boolean;
   name?: string;
+  resolver?: 'auto' | 'system';
   logFormat?: LogFormat;
 };
 
@@ -59,6 +60,12 @@ export function addWorkerCommand(program: Command): void {
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
+    .addOption(
+      new Option('--resolver <which>', 'of host names; system: getaddrinfo, which may block (default: auto)').choices([
+        'auto',
+        'system',
+      ]),
+    )
     .option('--no-prepare', 'for a transaction-mode pooler that is not recognised by itself')
     .option('--name <text>', 'where it runs, for people (default: host:pid)')
     .addOption(
@@ -190,7 +197,7 @@ function nameOf(connectionString: string): { server: string; database: string } 
 }
 
 function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'connectionString'> {
-  const { allow = [], deny = [], stopTimeout, lease, poll, prepare, name } = options;
+  const { allow = [], deny = [], stopTimeout, lease, poll, resolver, prepare, name } = options;
   return {
     allow,
     deny,
@@ -199,6 +206,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
     ...(poll === undefined ? {} : { pollEveryMs: poll }),
+    ...(resolver === undefined ? {} : { resolver }),
     ...(name === undefined ? {} : { name }),
   };
 }

@@ -32,6 +32,12 @@ export type WorkerOptions = {
    * most 100; no host in two of them, and of patterns that overlap the first decides.
    */
   readonly clientCertificates?: readonly ClientCertificate[];
+  /**
+   * Who resolves the names of requests. `auto`, the default: on Linux the worker itself, as /etc/nsswitch.conf, /etc/hosts and
+   * /etc/resolv.conf say, so that a name whose servers are silent holds up no other; elsewhere as `system`. `system`:
+   * getaddrinfo, at most two names at a time, with whatever modules the machine has for it.
+   */
+  readonly resolver?: 'auto' | 'system';
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -81,6 +87,7 @@ const schema = z.strictObject({
   deny: networks('deny'),
   ca: authorities,
   clientCertificates,
+  resolver: z.enum(['auto', 'system'], { error: 'must be "auto" or "system"' }).default('auto'),
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),

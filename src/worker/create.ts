@@ -4,6 +4,7 @@ import { version } from '../config/version.ts';
 import { ConfigError, readWorkerConfig, type WorkerConfig, type WorkerOptions } from '../config/worker-config.ts';
 import { createAddressPolicy } from '../core/addresses.ts';
 import { createHttpClient, type HttpClient } from '../http/client.ts';
+import { createGetaddrinfo } from '../http/names/getaddrinfo.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { openPglite } from '../postgres/pglite.ts';
@@ -91,6 +92,7 @@ export function createSender(config: WorkerConfig, log: WorkerLog | undefined): 
     tls: { ...(ca.length > 0 && { ca }), clientCertificates },
     userAgent: config.userAgent,
     policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
+    ...(config.resolver === 'system' ? { lookup: createGetaddrinfo() } : {}),
   });
 }
 

@@ -1,7 +1,4 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import net from 'node:net';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { Failure } from '../../src/core/outcome.ts';
 import {
   expectFailure,
@@ -14,6 +11,7 @@ import {
   tlsServer,
   watchDialling,
 } from './loopback.ts';
+import { unacceptingPort } from './unaccepting.ts';
 
 const timeoutMs = 300;
 /** Generous: a busy machine must not fail the test, a missing deadline still does. */
@@ -155,23 +153,4 @@ function drippingServer(first: string, again: string): ReturnType<typeof tcpServ
       socket.once('close', () => clearInterval(timer));
     });
   });
-}
-
-/** A port whose backlog is full and whose process sleeps: Linux leaves further connects unanswered. */
-async function unacceptingPort(): Promise<number> {
-  const program = `const s = require('node:net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
-    process.stdout.write(String(s.address().port), () => process.kill(process.pid, 'SIGSTOP')); });`;
-  const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'ignore'] });
-  onTestFinished(async () => {
-    child.kill('SIGKILL');
-    await once(child, 'close');
-  });
-  const [chunk] = (await once(child.stdout, 'data')) as [Buffer];
-  const port = Number(chunk.toString());
-  const fillers = Array.from({ length: 6 }, () => net.connect(port, '127.0.0.1').on('error', () => undefined));
-  onTestFinished(() => {
-    for (const socket of fillers) socket.destroy();
-  });
-  await Promise.all(fillers.slice(0, 2).map((socket) => once(socket, 'connect')));
-  return port;
 }

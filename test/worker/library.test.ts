@@ -1,6 +1,7 @@
+import dns from 'node:dns';
 import { PGlite } from '@electric-sql/pglite';
 import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import {
   ConfigError,
   connectPg,
@@ -103,6 +104,21 @@ describe('on a server', () => {
       { bytes: 1024, truncated: true, error_code: null },
       { bytes: null, truncated: null, error_code: 'denied' },
     ]);
+  });
+
+  test('asks getaddrinfo for the addresses of names if it is told to', async () => {
+    const ask = vi.spyOn(dns.promises, 'lookup').mockImplementation(
+      // What `all: true` makes of it is not the overload that the type of a spy sees.
+      (async () => [{ address: '127.0.0.1', family: 4 }]) as never,
+    );
+    onTestFinished(() => ask.mockRestore());
+    const worker = make({ connectionString: database.url, allow: ['loopback'], resolver: 'system' });
+    await worker.start();
+    ask.mockClear();
+    await client.query('select net.http_get($1)', [`http://name.example:${echo.port}/get`]);
+    await worker.drain();
+    expect((await client.query('select status_code from net._http_response')).rows).toEqual([{ status_code: 200 }]);
+    expect(ask.mock.calls.map(([name]) => name)).toEqual(['name.example']);
   });
 
   test('a problem is an event and a line of the log, and the worker serves when it is solved', async () => {
