@@ -75,12 +75,12 @@ describe('a name is looked for', () => {
     expect(await lookup('alias.example', unaborted())).toEqual([{ address: '127.0.0.1', family: 4, ttlSeconds: 7 }]);
   });
 
-  it('over TCP where the answer does not fit', async () => {
+  it('over TCP where the answer does not fit, and up to 128 addresses of a kind are used', async () => {
     const list = Array.from({ length: 200 }, (_, i) => `10.0.0.${i}`);
     const { lookup } = await systemWith((question) =>
       question.over === 'udp' ? 'truncated' : addresses(list)(question),
     );
-    expect(await found(lookup, 'large.example')).toHaveLength(200);
+    expect(await found(lookup, 'large.example')).toEqual(list.slice(0, 128));
   });
 
   it('in upper case as in lower', async () => {
@@ -108,10 +108,28 @@ describe('a name is looked for', () => {
   });
 
   it('although a server never answers for one of the families', async () => {
-    const { lookup } = await systemWith((question) =>
-      question.type === 'AAAA' ? 'silence' : addresses(['127.0.0.1'])(question),
+    const reply = (question: Question) => (question.type === 'AAAA' ? 'silence' : addresses(['127.0.0.1'])(question));
+    const { lookup } = await systemWith(reply, { resolvConf: 'nameserver 127.0.0.1\noptions timeout:5 attempts:5\n' });
+    expect(await found(lookup, 'one.example')).toEqual(['127.0.0.1']);
+  }, 15_000);
+
+  it('once more where a question is lost', async () => {
+    let questions = 0;
+    const { lookup } = await systemWith(
+      (question) => {
+        questions += 1;
+        return questions === 1 ? 'silence' : addresses(['127.0.0.1'])(question);
+      },
+      { resolvConf: 'nameserver 127.0.0.1\noptions timeout:1 attempts:2 no-aaaa\n' },
     );
     expect(await found(lookup, 'one.example')).toEqual(['127.0.0.1']);
+    expect(questions).toBe(2);
+  });
+
+  it('but not again at a server that answered with a failure', async () => {
+    const { server, lookup } = await systemWith(() => 'servfail', { resolvConf: 'options attempts:5 no-aaaa\n' });
+    expect(await found(lookup, 'one.example')).toEqual([]);
+    expect(server.asked).toEqual(['one.example A']);
   });
 
   it('whatever else arrives with another id, or for another question', async () => {
@@ -196,6 +214,18 @@ describe('search domains', () => {
     expect(server.asked.slice(-2)).toEqual(['z.one.example A', 'z A']);
   });
 
+  it('are given up, but not the name itself, where one server refuses and the other is not there', async () => {
+    const { port } = await nameServer(
+      zone({ 'db.one.example': 'refused', 'db.two.example': ['127.0.0.1'], db: ['127.0.0.2'] }),
+    );
+    const servers = 'nameserver 127.0.0.1\nnameserver 127.0.0.9\n';
+    const { lookup } = await testSystem(
+      { resolvConf: `${servers}search one.example two.example\n` },
+      { nameServerPort: port },
+    );
+    expect(await found(lookup, 'db')).toEqual(['127.0.0.2']);
+  });
+
   it('change with the file', async () => {
     const { lookup, rewrite } = await systemWith(zone({ 'db.three.example': ['127.0.0.1'] }), { resolvConf });
     expect(await found(lookup, 'db')).toEqual([]);
@@ -273,12 +303,17 @@ describe('a slow name server', () => {
   });
 
   it('ends with whoever asked: an abandoned lookup comes to its end at once', async () => {
-    const { server, lookup } = await systemWith(() => 'silence', { resolvConf: 'nameserver 127.0.0.1\n' });
+    const { server, lookup } = await systemWith(() => 'silence', {
+      resolvConf: 'nameserver 127.0.0.1\noptions timeout:5\n',
+    });
     const abandoned = new AbortController();
     const looking = lookup('slow.example', abandoned.signal);
     await vi.waitFor(() => expect(server.asked).toHaveLength(2));
+    const ended = vi.fn();
+    void looking.then(ended);
     abandoned.abort();
-    expect(await looking).toEqual([]);
+    // Sooner than the server's time is up.
+    await vi.waitFor(() => expect(ended).toHaveBeenCalledWith([]), 3_000);
     expect(await lookup('later.example', abandoned.signal)).toEqual([]);
     expect(server.asked).toHaveLength(2);
   });

@@ -12,6 +12,8 @@ export type DnsAnswer =
 
 /** When one family has been answered with addresses the other has as long; some servers never answer for IPv6. */
 const otherFamilyMs = 500;
+/** Of one family; a reply may hold thousands, and each of them is judged before each connection. */
+const addressesMax = 128;
 /** If neither family was found, the first of these that befell one of them. */
 const gravest = ['silent', 'refused', 'failed', 'unreachable'] as const;
 
@@ -53,20 +55,21 @@ async function askInTurn(
   port: number,
   signal: AbortSignal,
 ): Promise<DnsAnswer> {
-  let last: DnsAnswer = { kind: 'silent' };
+  let told: DnsAnswer = { kind: 'unreachable' };
   for (let attempt = 0; attempt < attempts; attempt += 1) {
     let isOneSilent = false;
     for (const server of servers) {
       if (signal.aborted) return { kind: 'silent' };
       const at = `${server.includes(':') ? `[${server}]` : server}:${port}`;
-      last = await askOnce(name, family, at, timeoutMs, signal);
-      if (last.kind === 'found' || last.kind === 'notfound') return last;
-      isOneSilent ||= last.kind === 'silent';
+      const answer = await askOnce(name, family, at, timeoutMs, signal);
+      if (answer.kind === 'found' || answer.kind === 'notfound') return answer;
+      if (answer.kind !== 'unreachable') told = answer;
+      isOneSilent ||= answer.kind === 'silent';
     }
     // Those that answered at once would say the same again.
     if (!isOneSilent) break;
   }
-  return last;
+  return told;
 }
 
 /**
@@ -88,7 +91,7 @@ async function askOnce(
   signal.addEventListener('abort', cancel);
   try {
     const asked = family === 6 ? resolver.resolve6(name, { ttl: true }) : resolver.resolve4(name, { ttl: true });
-    const records = await asked;
+    const records = (await asked).slice(0, addressesMax);
     return { kind: 'found', addresses: records.map(({ address, ttl }) => ({ address, family, ttlSeconds: ttl })) };
   } catch (error) {
     return { kind: kindOf(error) };

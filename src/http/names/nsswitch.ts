@@ -1,8 +1,11 @@
 /** What answers for a name: the hosts file, the name servers, or getaddrinfo, which does all of it by itself. */
 export type Source = 'files' | 'dns' | 'system';
 
-/** How a source can fail to answer (nsswitch.conf(5)). */
-export type Miss = 'notfound' | 'unavail' | 'tryagain';
+/**
+ * How a source can fail to answer (nsswitch.conf(5)). Servers that fail or are silent are UNAVAIL, as they mostly are in glibc,
+ * and never TRYAGAIN.
+ */
+export type Miss = 'notfound' | 'unavail';
 
 /** One source, and after which kinds of a miss no further one is asked. */
 export type Step = { readonly source: Source; readonly returnsOn: ReadonlySet<Miss> };
@@ -10,7 +13,7 @@ export type Step = { readonly source: Source; readonly returnsOn: ReadonlySet<Mi
 /** A service as /etc/nsswitch.conf names it. */
 export type Service = { readonly name: string; readonly returnsOn: ReadonlySet<Miss> };
 
-const misses: readonly Miss[] = ['notfound', 'unavail', 'tryagain'];
+const misses: readonly Miss[] = ['notfound', 'unavail'];
 const never: ReadonlySet<Miss> = new Set();
 /** What nss-myhostname answers beside the machine's own name, and localhost, which nobody is asked for. */
 const madeUpNames = new Set(['_gateway', '_outbound', '_localdnsstub', '_localdnsproxy']);
@@ -58,14 +61,20 @@ function parseActions(token: string): ReadonlySet<Miss> | undefined {
  */
 export function stepsFor(services: readonly Service[], name: string, ownHostname: string): readonly Step[] {
   const steps: Step[] = [];
+  // What has been asked would say the same again.
+  const add = (source: Source, returnsOn: ReadonlySet<Miss>): void => {
+    if (steps.every((step) => step.source !== source)) steps.push({ source, returnsOn });
+  };
   for (const { name: service, returnsOn } of services) {
     if (service === 'files' || service === 'dns') {
-      steps.push({ source: service, returnsOn });
+      add(service, returnsOn);
     } else if (service === 'resolve') {
       // systemd-resolved reads the hosts file first; it is among the name servers of resolv.conf, or they are the ones it asks.
-      steps.push({ source: 'files', returnsOn: never }, { source: 'dns', returnsOn });
+      add('files', never);
+      add('dns', returnsOn);
     } else if (mayAnswer(service, name.replace(/\.$/, ''), ownHostname)) {
-      return [...steps, { source: 'system', returnsOn: never }];
+      add('system', never);
+      break;
     }
   }
   return steps;

@@ -47,7 +47,8 @@ export function parseResolvConf(text: string, ownHostname: string): DnsSettings 
   // c-ares would ask a link-local server through no particular interface.
   if (asked.some((server) => server.includes('%'))) return undefined;
   if (options.some((option) => optionsForGetaddrinfo.has(option))) return undefined;
-  const timeoutSeconds = numberOf(options, 'timeout', 1, 30);
+  // glibc takes 30 s, too; c-ares in Node.js gives a try up after 5.
+  const timeoutSeconds = numberOf(options, 'timeout', 1, 5);
   const attempts = numberOf(options, 'attempts', 1, 5);
   const pace = timeoutSeconds === undefined && attempts === undefined ? defaultPace : glibcPace;
   return {
@@ -77,10 +78,10 @@ function domainOf(hostname: string): readonly string[] {
   return dot < 0 || dot === hostname.length - 1 ? [] : [hostname.slice(dot + 1)];
 }
 
-/** The last `name:n` counts, within what glibc accepts. */
+/** The last `name:n` counts, within what glibc accepts; what is no number is 0 to it. */
 function numberOf(options: readonly string[], name: string, min: number, max: number): number | undefined {
   const values = options.flatMap((option) => {
-    const [, digits] = new RegExp(`^${name}:(\\d+)$`).exec(option) ?? [];
+    const [, digits] = new RegExp(`^${name}:(\\d*)`).exec(option) ?? [];
     return digits === undefined ? [] : [Number(digits)];
   });
   const last = values.at(-1);

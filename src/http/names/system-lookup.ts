@@ -84,9 +84,8 @@ async function searchDns(name: string, settings: DnsSettings, port: number, sign
     if (candidate === undefined) return miss;
     const answer = await askNameServers(candidate, settings, port, signal);
     if (answer.kind === 'found') return answer.addresses;
-    if (answer.kind === 'unreachable') return 'unavail';
-    if (answer.kind !== 'notfound') miss = 'tryagain';
-    if (signal.aborted) return miss;
+    if (answer.kind !== 'notfound') miss = 'unavail';
+    if (signal.aborted || answer.kind === 'unreachable') return miss;
     // With no answer about this domain those after it are not asked about either; the name itself is still worth a try.
     const goesOn = answer.kind === 'notfound' || answer.kind === 'failed' || candidate === asIs;
     candidates = goesOn ? others : others.filter((other) => other === asIs);
