@@ -291,7 +291,9 @@ describe('a slow name server', () => {
     const client = testClient({ lookup });
     const stop = new AbortController();
     setMaxListeners(50, stop.signal);
-    const slow = Array.from({ length: 50 }, (_, i) => client.send(request(`http://n${i}.slow.example/`), stop.signal));
+    const slow = Array.from({ length: 50 }, (_, i) =>
+      client.send(request(`http://n${i}.slow.example/`), undefined, stop.signal),
+    );
     let settled = 0;
     for (const sent of slow) void sent.then(() => (settled += 1));
     await vi.waitFor(() => expect(server.asked.length).toBeGreaterThanOrEqual(100));

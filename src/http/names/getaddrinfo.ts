@@ -1,5 +1,5 @@
 import dns from 'node:dns';
-import { Permits } from '../../core/permits.ts';
+import { Supply } from '../../core/permits.ts';
 import type { Lookup } from '../resolve.ts';
 
 /**
@@ -12,7 +12,7 @@ const askSystem = (hostname: string) => dns.promises.lookup(hostname, { all: tru
 
 /** Makes a {@link Lookup} that asks the operating system: all addresses, in its order. */
 export function createGetaddrinfo(ask: (hostname: string) => ReturnType<Lookup> = askSystem): Lookup {
-  const permits = new Permits(lookupsMax);
+  const permits = new Supply(lookupsMax).permits(1);
 
   function turn(signal: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {

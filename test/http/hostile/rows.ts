@@ -3,7 +3,7 @@ import { expect } from 'vitest';
 import type { FailureCode, Outcome } from '../../../src/core/outcome.ts';
 import type { ClaimedRequest } from '../../../src/core/request.ts';
 import { type Settlement, settlementOf } from '../../../src/core/settlement.ts';
-import type { HttpClient, HttpClientOptions } from '../../../src/http/client.ts';
+import type { HttpClient } from '../../../src/http/client.ts';
 import { expectReply, httpServer, type RequestParts, request, testClient, text, watchDialling } from '../loopback.ts';
 import { type Afterwards, type HostileServer, hostileServer, type Misbehaviour, replying } from './servers.ts';
 
@@ -104,7 +104,7 @@ export type HostileCase = {
   /** Which row must be left. */
   readonly row: Row;
   readonly request?: RequestParts & { readonly path?: string };
-  readonly client?: Partial<HttpClientOptions>;
+  readonly client?: Parameters<typeof testClient>[0];
   /** Whether the connection carries the next request, too; both are fine where it does not say. */
   readonly kept?: boolean;
 };
