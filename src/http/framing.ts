@@ -3,9 +3,29 @@ import { type Problem, problems } from './failures.ts';
 /** Beyond what libcurl counts with. */
 export const uncountableBytes: number = 2 ** 63;
 
+/** `HTTP/1.1 200 OK`, and what libcurl takes for it: in small letters, with a version that has no such lines, without a reason. */
+const statusLinePattern = /^HTTP\/(?:1\.([01])|2(?:\.0)?) +(\d{3})(?!\d)/i;
+export const statusLineBeginning = 'HTTP/';
+
+/** Whether what there is of a first line can become a status line. */
+export function mayBeStatusLine(text: string): boolean {
+  const length = Math.min(text.length, statusLineBeginning.length);
+  return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
+}
+
+/** The status, and whether the connection lasts unless something else is said. */
+export function statusLine(line: string): { readonly status: number; readonly persists: boolean } | Problem {
+  const match = statusLinePattern.exec(line);
+  const status = Number(match?.[2]);
+  if (match === null || status < 100) return problems.notHttp;
+  if (line.includes('\0')) return problems.badReply;
+  // HTTP/1.0 ends with its reply unless it says otherwise (RFC 9112, 9.3); whatever this cannot be does so too.
+  return { status, persists: match[1] === '1' && line.startsWith('HTTP') };
+}
+
 /**
- * What a Content-Length says: the length; undefined for one beyond counting, which libcurl does not count on either. What follows the digits is passed
- * over as libcurl does, unless it is another length.
+ * What a Content-Length says: the length; undefined for one beyond counting, which libcurl does not count on either. What
+ * follows the digits is passed over as libcurl does, unless it is another length.
  */
 export function contentLength(value: string): number | undefined | 'none' {
   const [first = '', ...others] = value.split(',').map((part) => /^\s*\+?(\d+)/.exec(part)?.[1] ?? '');

@@ -5,7 +5,10 @@ import {
   hexDigit,
   isBlank,
   joined,
+  mayBeStatusLine,
   mayFollowSize,
+  statusLine,
+  statusLineBeginning,
   transferCoding,
   uncountableBytes,
   withoutBlanks,
@@ -47,10 +50,6 @@ const fieldsMax = 5_000;
 
 const cr = 13;
 const lf = 10;
-
-/** `HTTP/1.1 200 OK`, and what libcurl takes for it: in small letters, with a version that has no such lines, without a reason. */
-const statusLinePattern = /^HTTP\/(?:1\.([01])|2(?:\.0)?) +(\d{3})(?!\d)/i;
-const statusLineBeginning = 'HTTP/';
 
 /**
  * Reads HTTP/1 replies (RFC 9112), one after another, however the network cuts them.
@@ -212,15 +211,13 @@ export class ReplyParser {
   }
 
   #readStatusLine(line: string): void {
-    const match = statusLinePattern.exec(line);
-    const status = Number(match?.[2]);
-    if (match === null || status < 100 || line.includes('\0')) {
-      this.#break(match === null || status < 100 ? problems.notHttp : problems.badReply);
+    const read = statusLine(line);
+    if ('kind' in read) {
+      this.#break(read);
       return;
     }
-    this.#status = status;
-    // HTTP/1.0 ends with its reply unless it says otherwise (RFC 9112, 9.3); whatever this cannot be does so too.
-    this.#persists = match[1] === '1' && line.startsWith('HTTP');
+    this.#status = read.status;
+    this.#persists = read.persists;
     this.#state = 'fields';
   }
 
@@ -415,10 +412,4 @@ export class ReplyParser {
     this.#state = 'done';
     this.#reader.onBroken(problem);
   }
-}
-
-/** Whether what there is of a first line can become a status line. */
-function mayBeStatusLine(text: string): boolean {
-  const length = Math.min(text.length, statusLineBeginning.length);
-  return text.slice(0, length).toUpperCase() === statusLineBeginning.slice(0, length);
 }

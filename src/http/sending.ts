@@ -68,6 +68,10 @@ export class Sending {
   }
 
   begin(): void {
+    if (this.#request.row.timeoutMs <= 0) {
+      this.#fail(timedOut(this.#request.row.timeoutMs, this.#deadline.timings()));
+      return;
+    }
     this.#place = this.#context.underWay.add(this);
     this.#signal?.addEventListener('abort', this.#abort);
     this.#take(this.#context.firstHops.of(this.#request, this.#rules.decompress));
