@@ -1,3 +1,4 @@
+import { basicAuthorization } from '../core/basic-authorization.ts';
 import type { ClaimedRequest, HeaderList } from '../core/request.ts';
 import type { Target } from './connector.ts';
 import { acceptedEncodings } from './decompress.ts';
@@ -114,22 +115,10 @@ function parseUrl(text: string): ParsedUrl | Problem {
     return problems.invalidUrl;
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
-  let authorization: string | undefined;
-  if (url.username !== '' || url.password !== '') {
-    const credentials = Buffer.concat([percentDecoded(url.username), Buffer.from(':'), percentDecoded(url.password)]);
-    authorization = `Basic ${credentials.toString('base64')}`;
-    url.username = '';
-    url.password = '';
-  }
+  const authorization = basicAuthorization(url);
+  url.username = '';
+  url.password = '';
   return { kind: 'url', url, target: targetOf(url), path: pathOf(url), authorization };
-}
-
-/** The bytes that were percent-encoded, which need not be UTF-8. */
-function percentDecoded(text: string): Buffer {
-  return Buffer.from(
-    text.replace(/%([0-9A-Fa-f]{2})/g, (_match, hex: string) => String.fromCharCode(Number.parseInt(hex, 16))),
-    'latin1',
-  );
 }
 
 function canonicalMethod(method: string): string | undefined {
