@@ -5,6 +5,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // Each file has processes of its own (servers, sockets, WebAssembly): files are isolated in processes, not threads.
     pool: 'forks',
+    // Whatever proxies the machine has: what the tests start is to reach this machine directly.
+    env: { no_proxy: '*' },
     // Every worker may run a PostgreSQL or a PGlite beside itself.
     maxWorkers: 2,
     testTimeout: 30_000,

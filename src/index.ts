@@ -1,6 +1,7 @@
 export type { FleetOptions } from './config/fleet-config.ts';
 export { ConfigError, type WorkerOptions } from './config/worker-config.ts';
 export type { ClientCertificate } from './core/client-certificate.ts';
+export type { ProxyOptions } from './core/proxies.ts';
 export { type EchoOptions, type EchoRequest, type EchoServer, startEchoServer } from './embedded/echo.ts';
 export { EmbeddedServerError, EmbeddedServerRunningError } from './embedded/errors.ts';
 export { startEmbeddedPostgres } from './embedded/pg-net-server.ts';

@@ -17,6 +17,7 @@ import { CliError, UsageError, withPortOption } from './errors.ts';
 import { showFirstRequest } from './first-request.ts';
 import { createLog } from './log.ts';
 import { print } from './output.ts';
+import { proxiesBeyondLoopback } from './proxy-environment.ts';
 import { untilStopSignal } from './signals.ts';
 
 /** Like the echo server's: claimed by no well-known service, and never given to an outgoing connection. */
@@ -157,6 +158,7 @@ function makeWorker(server: DevServer, engine: Engine): Worker {
   return createWorker({
     connectionString: server.connectionString,
     allow: ['loopback'],
+    proxy: proxiesBeyondLoopback(),
     log: createLog(undefined, 'warn'),
     ...(engine === 'pglite' ? { prepare: false, pollEveryMs: pgliteLookEveryMs } : {}),
   });

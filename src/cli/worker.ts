@@ -10,6 +10,7 @@ import { type CertificateFlags, passphraseVariable, readCertificates } from './c
 import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
+import { logProxies, proxiesOfEnvironment } from './proxy-environment.ts';
 import { untilStopSignal } from './signals.ts';
 
 type WorkerCommandOptions = CertificateFlags & {
@@ -81,6 +82,8 @@ Only the public internet can be reached unless --allow says more. SIGTERM and SI
 what is in flight, and gives the rest back; a second signal ends it at once. What concerns the queue itself is set in the
 database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (select * from net.settings).
 
+Requests go through the proxies that $http_proxy and $https_proxy name, but for the hosts in $no_proxy.
+
 With --all-databases each -d names a server, by any database of it. SIGHUP makes it look at once which databases there are.
 
 Examples:
@@ -97,6 +100,7 @@ Examples:
     .action(async (options: WorkerCommandOptions, command: Command) => {
       const connectionStrings = connectionStringsOf(command);
       const log = createLog(options.logFormat);
+      logProxies(proxiesOfEnvironment(), log);
       if (options.allDatabases === true) {
         await serveServers(options, connectionStrings, log);
         return;
@@ -203,6 +207,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     deny,
     ...readCertificates(options),
     prepare,
+    proxy: proxiesOfEnvironment(),
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
     ...(poll === undefined ? {} : { pollEveryMs: poll }),

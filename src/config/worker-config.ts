@@ -2,7 +2,9 @@ import { hostname } from 'node:os';
 import { z } from 'zod';
 import { createAddressPolicy } from '../core/addresses.ts';
 import type { ClientCertificate } from '../core/client-certificate.ts';
+import type { ProxyOptions } from '../core/proxies.ts';
 import { authorities, clientCertificateKeys, clientCertificates } from './certificates.ts';
+import { proxySchema } from './proxy-config.ts';
 import { nearestName } from './suggest.ts';
 import { version } from './version.ts';
 
@@ -38,6 +40,12 @@ export type WorkerOptions = {
    * getaddrinfo, at most two names at a time, with whatever modules the machine has for it.
    */
   readonly resolver?: 'auto' | 'system';
+  /**
+   * Proxies: `{ http: 'http://user:password@proxy.example:3128', https: ..., noProxy: 'localhost,.internal,10.0.0.0/8' }`. Through
+   * a proxy host *names* are vetted, but not the addresses that the proxy finds for them: it must refuse private networks
+   * itself. Default: none; the environment is read by `pgfetch worker` only.
+   */
+  readonly proxy?: ProxyOptions;
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -88,6 +96,7 @@ const schema = z.strictObject({
   ca: authorities,
   clientCertificates,
   resolver: z.enum(['auto', 'system'], { error: 'must be "auto" or "system"' }).default('auto'),
+  proxy: proxySchema,
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),

@@ -40,6 +40,7 @@ export type FailureCode =
   | 'denied'
   | 'unresolvable'
   | 'connect_failed'
+  | 'proxy_failed'
   | 'certificate_expired'
   | 'certificate_not_yet_valid'
   | 'certificate_untrusted'

@@ -4,10 +4,11 @@ import type { AddressPolicy } from '../core/addresses.ts';
 import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { Supply } from '../core/permits.ts';
+import { createProxyChoice, type ProxyOptions } from '../core/proxies.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Connection } from './connection.ts';
-import { createConnector, type Target } from './connector.ts';
+import { type Connected, createConnector, type Target } from './connector.ts';
 import type { ReplyLimits } from './exchange.ts';
 import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
@@ -33,6 +34,8 @@ export type HttpClientOptions = {
   readonly redirectsMax?: number;
   /** Whom to trust beside the default authorities, and what to show to whom. */
   readonly tls?: TlsSettings;
+  /** Which requests go through which proxy. Default: none. */
+  readonly proxy?: ProxyOptions | undefined;
   /** Resolves names. Default: as the operating system is told to ({@link createSystemLookup}). */
   readonly lookup?: Lookup;
   /** A monotonic clock in milliseconds. Default: `performance.now`. */
@@ -61,11 +64,12 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   };
-  const connect = createConnector({ policy, lookup, tls: options.tls ?? {}, onSocket });
-  const open = (target: Target, socket: Socket): Connection =>
+  const proxyOf = createProxyChoice(options.proxy);
+  const connect = createConnector({ policy, lookup, proxyOf, tls: options.tls ?? {}, onSocket });
+  const open = (target: Target, { socket, viaProxy }: Connected): Connection =>
     target.secure && (socket as TLSSocket).alpnProtocol === 'h2'
       ? new Http2Connection(target.origin, socket, responseHeaderBytesMax)
-      : new Http1Connection(target.origin, socket, responseHeaderBytesMax);
+      : new Http1Connection(target.origin, socket, responseHeaderBytesMax, viaProxy);
   const pool = new Pool({ connect, open, connectionsPerOriginMax, now });
   const firstHops = new FirstHops(userAgent);
   const largeBodies = new Supply(largeBodiesBytesMax);
@@ -98,7 +102,8 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     async close() {
       closed = true;
       for (const sending of underWay.items()) sending.cancel(problems.closed);
-      await Promise.all([...sockets].map(destroyed));
+      // The newest first: TLS over TLS never says that it has closed when the socket below goes before it.
+      await Promise.all([...sockets].reverse().map(destroyed));
     },
   };
 }

@@ -24,6 +24,7 @@ export const problems: {
     | 'invalidUrl'
     | 'unsupportedScheme'
     | 'unresolvable'
+    | 'proxyUnresolvable'
     | 'connectFailed'
     | 'tlsFailed'
     | 'emptyReply'
@@ -44,6 +45,7 @@ export const problems: {
   invalidUrl: problem('invalid_url', 'URL using bad/illegal format or missing URL'),
   unsupportedScheme: problem('unsupported_scheme', 'Unsupported protocol'),
   unresolvable: problem('unresolvable', "Couldn't resolve host name"),
+  proxyUnresolvable: problem('proxy_failed', "Couldn't resolve proxy name"),
   connectFailed: problem('connect_failed', "Couldn't connect to server"),
   tlsFailed: problem('tls_failed', 'SSL connect error'),
   emptyReply: problem('empty_reply', 'Server returned nothing (no headers, no data)'),

@@ -3,6 +3,7 @@ import type { HeaderList } from '../core/request.ts';
 import { type Connection, type Exchange, idleMsDefault, type Receiver } from './connection.ts';
 import { type Problem, problems } from './failures.ts';
 import type { Hop } from './hop.ts';
+import { formForProxy, type ViaProxy } from './proxy.ts';
 import { ReplyParser, type ReplyReader } from './reply-parser.ts';
 
 /** Margin before the end that a server announces, so that a request does not cross its FIN. */
@@ -24,6 +25,7 @@ export class Http1Connection implements Connection, ReplyReader {
   readonly exchangesMax = 1;
   readonly #socket: Socket;
   readonly #parser: ReplyParser;
+  readonly #viaProxy: ViaProxy | undefined;
   #receiver: Receiver | undefined;
   #method = '';
   /** It has carried an exchange, so the server may have closed it meanwhile. */
@@ -35,9 +37,10 @@ export class Http1Connection implements Connection, ReplyReader {
   /** Set while the parser runs: what it says takes effect when it has returned. */
   #result: 'none' | 'complete' | Problem = 'none';
 
-  constructor(origin: string, socket: Socket, headBytesMax: number) {
+  constructor(origin: string, socket: Socket, headBytesMax: number, viaProxy: ViaProxy | undefined) {
     this.origin = origin;
     this.#socket = socket;
+    this.#viaProxy = viaProxy;
     this.#parser = new ReplyParser(this, headBytesMax);
     socket.on('data', (chunk: Buffer) => this.#read(chunk));
     socket.on('end', () => this.#end());
@@ -100,7 +103,7 @@ export class Http1Connection implements Connection, ReplyReader {
   }
 
   #write(hop: Hop): void {
-    const head = requestHead(hop);
+    const head = requestHead(hop, this.#viaProxy);
     const { body } = hop;
     this.#isSmall = body === null || body.byteLength <= smallBodyBytesMax;
     if (body === null || body.byteLength === 0) {
@@ -187,16 +190,17 @@ export class Http1Connection implements Connection, ReplyReader {
 }
 
 /** The head of a request (RFC 9112, 3), a character per byte. Everything in it was checked when the hop was made. */
-function requestHead(hop: Hop): string {
+function requestHead(hop: Hop, viaProxy: ViaProxy | undefined): string {
   const { method, body } = hop;
+  const { path, headers } = viaProxy === undefined ? hop : formForProxy(hop, viaProxy);
   let fields = '';
   let host = '';
-  for (const [name, value] of hop.headers) {
+  for (const [name, value] of headers) {
     if (name.length === 4 && name.toLowerCase() === 'host') host = value;
     else fields += `${name}: ${value}\r\n`;
   }
   if (host === '') host = hop.url.host;
   const bytes = body?.byteLength ?? 0;
   const length = bytes > 0 || methodsWithBody.has(method) ? `Content-Length: ${bytes}\r\n` : '';
-  return `${method} ${hop.path} HTTP/1.1\r\nHost: ${host}\r\n${fields}${length}\r\n`;
+  return `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n${fields}${length}\r\n`;
 }

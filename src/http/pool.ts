@@ -1,13 +1,12 @@
-import type { Socket } from 'node:net';
 import type { Connection } from './connection.ts';
-import type { Connector, Target } from './connector.ts';
+import type { Connected, Connector, Target } from './connector.ts';
 import type { Deadline } from './deadline.ts';
 import { type Problem, problems } from './failures.ts';
 
 export type PoolOptions = {
   readonly connect: Connector;
   /** What speaks HTTP on a socket. */
-  readonly open: (target: Target, socket: Socket) => Connection;
+  readonly open: (target: Target, connected: Connected) => Connection;
   readonly connectionsPerOriginMax: number;
   /** A monotonic clock in milliseconds. */
   readonly now: () => number;
@@ -202,19 +201,19 @@ export class Pool {
     lane.open += 1;
     // It may just have lost its last connection.
     this.#lanes.set(lane.target.origin, lane);
-    const socket = await this.#options.connect(lane.target, deadline);
-    if ('kind' in socket) {
+    const connected = await this.#options.connect(lane.target, deadline);
+    if ('kind' in connected) {
       lane.open -= 1;
       this.#serveWaiters(lane);
-      return socket;
+      return connected;
     }
-    const connection = this.#options.open(lane.target, socket);
+    const connection = this.#options.open(lane.target, connected);
     const nowMs = this.#options.now();
     const member: Member = { connection, lane, bornAtMs: nowMs, idleSinceMs: nowMs, isIdle: false };
     this.#members.set(connection, member);
     lane.isKnown = true;
     if (connection.exchangesMax > 1) lane.shared.push(member);
-    socket.once('close', () => this.#retire(member));
+    connected.socket.once('close', () => this.#retire(member));
     this.#serveWaiters(lane);
     return connection;
   }

@@ -1,4 +1,5 @@
 import type { Extension, PGliteInterface } from '@electric-sql/pglite';
+import type { ProxyOptions } from '../core/proxies.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 import type { Timing } from '../worker/timing.ts';
 import type { Worker, WorkerLog } from '../worker/worker.ts';
@@ -12,6 +13,8 @@ export type PgNetOptions = {
   readonly allow?: readonly string[];
   /** Hosts that are refused, whatever `allow` says. Default: none. */
   readonly deny?: readonly string[];
+  /** Proxies; see `WorkerOptions`. Default: none. */
+  readonly proxy?: ProxyOptions;
   /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
   readonly userAgent?: string;
   /** The times that the worker runs by, in milliseconds. */
@@ -129,11 +132,12 @@ class Resident {
         import('../postgres/pglite.ts'),
         import('../schema/scripts.ts'),
       ]);
-    const { allow = [], deny = [], timing, log } = this.#options;
+    const { allow = [], deny = [], proxy, timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
       userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
       policy: createAddressPolicy({ allow, deny }),
+      proxy,
     });
     return new WorkerClass({
       connect: async () => {

@@ -92,6 +92,7 @@ export function createSender(config: WorkerConfig, log: WorkerLog | undefined): 
     tls: { ...(ca.length > 0 && { ca }), clientCertificates },
     userAgent: config.userAgent,
     policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
+    proxy: config.proxy,
     ...(config.resolver === 'system' ? { lookup: createGetaddrinfo() } : {}),
   });
 }

@@ -67,6 +67,16 @@ describe('usage errors say what was meant, on stderr, with status 2', () => {
     const url = await runCli(['status'], { env: { DATABASE_URL: 'nonsense' } });
     expect(url).toMatchObject({ status: 2, stderr: expect.stringMatching(/DATABASE_URL must look like/) });
   });
+
+  test.each([
+    ['http_proxy', 'http://user:tops3cret#x@proxy.example:3128', /http_proxy must look like .* percent-encoded/],
+    ['HTTPS_PROXY', 'ftp://user:tops3cret@proxy.example', /HTTPS_PROXY must look like/],
+    ['all_proxy', 'socks5://user:tops3cret@proxy.example', /all_proxy is a SOCKS proxy, which is not supported/],
+  ])('a bad %s is named', async (variable, value, says) => {
+    const { status, stderr } = await runCli(['worker'], { env: { [variable]: value } });
+    expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringMatching(says) });
+    expect(stderr).not.toContain('tops3cret');
+  });
 });
 
 test('sql prints a script for psql or a migration tool, without connecting', async () => {

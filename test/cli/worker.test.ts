@@ -32,8 +32,10 @@ afterEach(async () => {
   await database.drop();
 });
 
-const worker = (...given: string[]): ReturnType<typeof startCli> =>
-  startCli(['worker', '--allow', 'loopback', ...given], { env: { DATABASE_URL: database.url } });
+const worker = (...given: string[]): ReturnType<typeof startCli> => workerIn({}, ...given);
+
+const workerIn = (env: Readonly<Record<string, string>>, ...given: string[]): ReturnType<typeof startCli> =>
+  startCli(['worker', '--allow', 'loopback', ...given], { env: { DATABASE_URL: database.url, ...env } });
 
 async function get(path: string): Promise<bigint> {
   const { rows } = await client.query<{ id: bigint }>('select net.http_get($1, timeout_milliseconds => 20000) as id', [
@@ -106,6 +108,41 @@ test('denies this machine unless it is allowed', async () => {
   );
   expect(row).toEqual({ error_code: 'denied' });
   expect(received).toEqual([]);
+});
+
+test('goes through the proxy that the environment names, and says so without its password', async () => {
+  // The echo server answers a request in a proxy's form as any other.
+  const http_proxy = echo.url.replace('//', '//user:tops3cret@');
+  const env = { http_proxy, https_proxy: '', HTTP_PROXY: 'nonsense', no_proxy: 'direct.example, localhost' };
+  const running = await workerIn(env, '--log-format', 'json');
+  await running.output(/"msg":"serving"/);
+  await client.query(`select net.http_get('http://target.example/proxied')`);
+  await client.query('select net.http_get($1)', [`http://localhost:${echo.port}/direct`]);
+  await until(async () => (await count('net._http_response')) === 2, 'both are recorded');
+  const { rows } = await client.query(
+    `select status_code, content::jsonb ->> 'path' as path, content::jsonb -> 'headers' ->> 'Host' as host,
+       content::jsonb -> 'headers' ->> 'Proxy-Authorization' as credentials
+     from net._http_response order by id`,
+  );
+  const credentials = `Basic ${Buffer.from('user:tops3cret').toString('base64')}`;
+  expect(rows).toEqual([
+    { status_code: 200, path: '/proxied', host: 'target.example', credentials },
+    { status_code: 200, path: '/direct', host: `localhost:${echo.port}`, credentials: null },
+  ]);
+  running.signal('SIGTERM');
+  const { stderr } = await running.ended;
+  expect(stderr).toMatch(/requests go through a proxy/);
+  expect(stderr).toContain(`"http":"${echo.url.replace(/\/$/, '')}"`);
+  expect(stderr).not.toContain('tops3cret');
+});
+
+test('says nothing of proxies where the environment exempts every host from them', async () => {
+  const running = await workerIn({ http_proxy: 'http://127.0.0.1:1', NO_PROXY: '*' });
+  await running.output(/serving/);
+  await client.query('select net.http_get($1)', [`${echo.url}/direct`]);
+  await until(async () => (await count('net._http_response where status_code = 200')) === 1, 'it is recorded');
+  running.signal('SIGTERM');
+  expect((await running.ended).stderr).not.toMatch(/proxy/);
 });
 
 test('says once that the database is unreachable, keeps trying, and still stops', async () => {

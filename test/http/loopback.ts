@@ -88,14 +88,14 @@ const pem = (name: string) => readFileSync(new URL(`tls/${name}.pem`, import.met
 /** The authority of {@link httpsServer}'s certificates. */
 export const testCa: Buffer = pem('ca');
 
-/** A certificate for `localhost` and the loopback addresses, with its key. */
-export function serverIdentity(): { key: Buffer; cert: Buffer } {
-  return { key: pem('server.key'), cert: pem('localhost.cert') };
+/** A certificate for `localhost` and the loopback addresses, or for `other.example`, with its key. */
+export function serverIdentity(name: 'localhost' | 'other' = 'localhost'): { key: Buffer; cert: Buffer } {
+  return { key: pem('server.key'), cert: pem(`${name}.cert`) };
 }
 
 /** An HTTPS server whose certificate is for `localhost` and the loopback addresses, or for `other.example`. */
 export function httpsServer(certificate: 'localhost' | 'other', handler: http.RequestListener): Promise<TestServer> {
-  return listen(https.createServer({ key: pem('server.key'), cert: pem(`${certificate}.cert`) }, handler), 'https');
+  return listen(https.createServer(serverIdentity(certificate), handler), 'https');
 }
 
 /** A server that speaks whatever `handler` writes to each connection. */

@@ -121,6 +121,18 @@ describe('on a server', () => {
     expect(ask.mock.calls.map(([name]) => name)).toEqual(['name.example']);
   });
 
+  test('goes through a proxy where it is told one', async () => {
+    // The echo server answers a request in a proxy's form as any other.
+    const worker = make({ connectionString: database.url, proxy: { http: echo.url, noProxy: 'localhost' } });
+    await worker.start();
+    await client.query(`select net.http_get('http://target.example/get')`);
+    await worker.drain();
+    const { rows } = await client.query(
+      "select status_code, content::jsonb #>> '{headers,Host}' as host from net._http_response",
+    );
+    expect(rows).toEqual([{ status_code: 200, host: 'target.example' }]);
+  });
+
   test('a problem is an event and a line of the log, and the worker serves when it is solved', async () => {
     await client.query('drop schema net cascade');
     const lines: string[] = [];
@@ -176,6 +188,20 @@ describe('options', () => {
     expect(message).toMatch(/leaseMs must be a whole number of milliseconds from 1000 to 3600000 \(default 15000\)/);
     expect(message).toMatch(/allow\[1\] must be a CIDR block/);
     expect(message).not.toContain('tops3cret');
+  });
+
+  test('of a proxy that make no sense are named, without its password', () => {
+    const problemsOf = (proxy: unknown) => (thrownBy(() => createWorker({ proxy } as never)) as ConfigError).problems;
+    const problems = problemsOf({ http: 'socks5://u:tops3cret@h', https: 'http://u:tops3cret#@h', noProxy: ['x'] });
+    expect(problems).toEqual([
+      expect.stringMatching(/^proxy\.http is a SOCKS proxy/),
+      expect.stringMatching(/^proxy\.https must look like .* percent-encoded/),
+      'proxy.noProxy must be a text',
+    ]);
+    expect(problems.join()).not.toContain('tops3cret');
+    expect(problemsOf('http://proxy.example')).toEqual(['proxy must be an object with http, https or noProxy']);
+    expect(problemsOf({ htp: 'x' })).toEqual(['proxy.htp does not exist; there are http, https and noProxy']);
+    expect(() => createWorker({ proxy: { http: '', https: undefined, noProxy: '' } })).not.toThrow();
   });
 
   test('a PGlite and a connection string exclude each other', async () => {
