@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test, vi } from 'vitest';
-import { closedPort, httpServer, tcpServer } from '../http/loopback.ts';
+import { closedPort, httpServer, scriptedServer, tcpServer } from '../http/loopback.ts';
 import { backends, can, type ResponseRow } from './backends.ts';
 import { startGate } from './gate.ts';
 
@@ -116,11 +116,13 @@ describe.each(backends)('$name', (backend) => {
     });
     await stage.startWorker();
     const silent = await tcpServer((socket) => socket.once('data', () => socket.end()));
-    const weird = await tcpServer((socket) => socket.once('data', () => socket.end('no HTTP at all\r\n\r\n')));
+    const notHttp = await tcpServer((socket) => socket.once('data', () => socket.end('no HTTP at all\r\n\r\n')));
+    const weird = await scriptedServer('HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n');
     const expected: [url: string, error: unknown, code: string][] = [
       [`http://127.0.0.1:${await closedPort()}/`, "Couldn't connect to server", 'connect_failed'],
       ['http://nowhere.example/', "Couldn't resolve host name", 'unresolvable'],
       [silent.url, 'Server returned nothing (no headers, no data)', 'empty_reply'],
+      [notHttp.url, 'Unsupported protocol', 'bad_reply'],
       [weird.url, 'Weird server reply', 'bad_reply'],
       [`${stage.echoUrl}/redirect/40`, 'Number of redirects hit maximum amount', 'too_many_redirects'],
       ['http://10.0.0.1/', expect.stringContaining('address policy'), 'denied'],

@@ -99,6 +99,24 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     expect((await (await session(one.url)).query('select from net.worker')).rows).toHaveLength(0);
   });
 
+  test('sends the requests of each database by its own settings', async () => {
+    const [small, large] = [await installed(), await installed()];
+    const echo = await receiver();
+    const sql = await session((await server()).connectionString);
+    await sql.query(`alter database ${small.name} set pg_net.max_response_bytes = '2kB'`);
+    const { ready } = await serving();
+    await until(() => ready.length === 2, 'both to be served');
+    for (const { url, name } of [small, large]) {
+      await get(url, `${echo.url}/bytes/5000`);
+      const reader = await session(url);
+      const answer = async (): Promise<unknown> =>
+        (await reader.query('select octet_length(content_bytes) as bytes, truncated from net._http_response')).rows[0];
+      await until(answer, 'a response');
+      const isSmall = name === small.name;
+      expect(await answer()).toEqual({ bytes: isSmall ? 2_048 : 5_000, truncated: isSmall });
+    }
+  });
+
   test('finds a database that came later, and an installation that was made later', async () => {
     const first = await installed();
     const later = await bare();
