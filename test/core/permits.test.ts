@@ -26,8 +26,12 @@ test('a supply gives out no more than there is, in order, and one at least whate
             waiting.shift();
             holders.push(holder);
           };
-          if (permits.request(granted)) holders.push(holder);
-          else waiting.push(waiter);
+          if (permits.request(granted)) {
+            expect(waiting, 'nobody is overtaken').toEqual([]);
+            holders.push(holder);
+          } else {
+            waiting.push(waiter);
+          }
         } else if (given.kind === 'release') {
           const [holder] = holders.splice(given.which % Math.max(holders.length, 1), 1);
           holder?.release();
