@@ -15,6 +15,7 @@ const soundShare = 0.3;
  * @property {Buffer} bytes
  * @property {'wait' | 'end' | 'reset'} ending what the server does behind them
  * @property {boolean} isReused the connection has carried a request before
+ * @property {boolean} isRested some time goes by before the next request
  * @property {import('./replies.mjs').Expected} [expected] of a reply that is sound
  * @property {Buffer[]} pieces the bytes as the network may cut them
  */
@@ -32,6 +33,7 @@ export function caseOf(seed, number) {
     bytes,
     ending: reply.ending,
     isReused: random.chance(0.2),
+    isRested: random.chance(0.2),
     expected: isSound ? reply.expected : undefined,
     pieces: cut(random, bytes),
   };

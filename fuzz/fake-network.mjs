@@ -15,6 +15,7 @@ const largeBodiesMax = 4;
 /** Turns of the event loop within which what has arrived must have taken effect. */
 const turnsMax = 10;
 const timeoutMs = 3_600_000;
+const restMs = 500;
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -45,6 +46,7 @@ export class FakeNetwork {
   #underWay = new Bag();
   #pool;
   #context;
+  #nowMs = 0;
 
   constructor() {
     this.#pool = new Pool({
@@ -55,15 +57,21 @@ export class FakeNetwork {
         return connection;
       },
       connectionsPerOriginMax: 10,
+      now: () => this.#nowMs,
     });
     this.#context = {
       pool: this.#pool,
       firstHops: new FirstHops('fuzz'),
       replyLimits: { bodyBytesMax, largeBodies: this.#permits },
       redirectsMax: 5,
-      now: () => 0,
+      now: () => this.#nowMs,
       underWay: this.#underWay,
     };
+  }
+
+  /** Lets so much time go by that a kept connection is looked at before it is used. */
+  rest() {
+    this.#nowMs += restMs;
   }
 
   /** How many connections have been made since the last {@link forget}. */

@@ -47,6 +47,7 @@ async function exchange(network, one, pieces, wrong) {
   if (settled > 1) wrong.push(`settled ${settled} times`);
   // Whoever waits is told by the deadline; what has ended must be seen.
   if (settled === 0 && one.ending !== 'wait') wrong.push('not settled, although the connection has ended');
+  if (one.isRested) network.rest();
   const before = network.connections;
   const next = await network.ask('GET', [marker], 'wait', marker);
   if (!isMarker(next.outcome, one.number)) wrong.push(`the next request got ${textOf(next.outcome)}`);
