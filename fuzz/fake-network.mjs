@@ -1,13 +1,13 @@
 // The client with everything but the sockets: its pool dials streams that exist in memory only.
 import { Duplex } from 'node:stream';
 import { Bag } from '../dist/core/bag.js';
-import { Permits } from '../dist/core/permits.js';
+import { Supply } from '../dist/core/permits.js';
 import { problems } from '../dist/http/failures.js';
 import { FirstHops } from '../dist/http/hop.js';
 import { Http1Connection } from '../dist/http/http1-connection.js';
 import { Pool } from '../dist/http/pool.js';
 import { Sending } from '../dist/http/sending.js';
-import { bodyBytesMax } from './replies.mjs';
+import { rules } from './replies.mjs';
 
 /** Small, so that replies reach it. */
 const headBytesMax = 16_384;
@@ -42,7 +42,7 @@ class FakeSocket extends Duplex {
 export class FakeNetwork {
   #connections = [];
   #plan;
-  #permits = new Permits(largeBodiesMax);
+  #permits = new Supply(largeBodiesMax).permits(1);
   #underWay = new Bag();
   #pool;
   #context;
@@ -62,7 +62,8 @@ export class FakeNetwork {
     this.#context = {
       pool: this.#pool,
       firstHops: new FirstHops('fuzz'),
-      replyLimits: { bodyBytesMax, largeBodies: this.#permits },
+      limitsOf: () => ({ bodyBytesMax: rules.responseBytesMax, largeBodies: this.#permits }),
+      decoders: this.#permits,
       redirectsMax: 5,
       now: () => this.#nowMs,
       underWay: this.#underWay,
@@ -92,7 +93,7 @@ export class FakeNetwork {
     this.#plan = plan;
     const claimed = requestOf(method);
     const result = { outcome: undefined, settled: 0, claimed, isOvertaken: false };
-    const sending = new Sending(this.#context, claimed, undefined, (outcome) => {
+    const sending = new Sending(this.#context, claimed, rules, undefined, (outcome) => {
       result.outcome = outcome;
       result.settled += 1;
     });

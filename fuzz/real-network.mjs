@@ -4,7 +4,7 @@ import net from 'node:net';
 import { createAddressPolicy } from '../dist/core/addresses.js';
 import { createHttpClient } from '../dist/http/client.js';
 import { caseOf } from './cases.mjs';
-import { bodyBytesMax } from './replies.mjs';
+import { rules } from './replies.mjs';
 import { differences, isMarker, kindOf, markerOf, rowProblems, textOf } from './trial.mjs';
 
 /** Of those that may have to wait for it. */
@@ -34,7 +34,6 @@ export async function tryOverTcp(seed, numbers, found) {
   const client = createHttpClient({
     userAgent: 'fuzz',
     policy: createAddressPolicy({ allow: ['loopback'] }),
-    responseBytesMax: bodyBytesMax,
     redirectsMax: 3,
     lookup: async () => [],
   });
@@ -45,7 +44,7 @@ export async function tryOverTcp(seed, numbers, found) {
   const send = async (path, method, timeoutMs, wrong) => {
     const claimed = requestOf(`${url}${path}`, method, timeoutMs);
     const startMs = performance.now();
-    const outcome = await client.send(claimed);
+    const outcome = await client.send(claimed, rules);
     outcome.release?.();
     const lateMs = performance.now() - startMs - timeoutMs;
     latestMs = Math.max(latestMs, lateMs);

@@ -2,7 +2,10 @@
 // Every text stands for bytes, a character each.
 
 /** Of a body no more than this is kept: a few replies are longer. */
-export const bodyBytesMax = 80_000;
+const bodyBytesMax = 80_000;
+
+/** How the requests are sent. */
+export const rules = { responseBytesMax: bodyBytesMax, followInsecureRedirects: true, decompress: false };
 
 const tokenCharacters = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const valueCharacters = `${tokenCharacters}:;,="()<>@[]{}/?\\ \t\x01\x7f\x80\xa0\xc3\xa9\xff`;

@@ -7,19 +7,20 @@ import type { HttpClient } from '../../../src/http/client.ts';
 import { expectReply, httpServer, type RequestParts, request, testClient, text, watchDialling } from '../loopback.ts';
 import { type Afterwards, type HostileServer, hostileServer, type Misbehaviour, replying } from './servers.ts';
 
-/** The columns of a response row that a server has a say in. */
-export type Row = Pick<
-  Settlement,
-  | 'statusCode'
-  | 'contentType'
-  | 'headersJson'
-  | 'content'
-  | 'contentBytes'
-  | 'timedOut'
-  | 'truncated'
-  | 'errorMessage'
-  | 'errorCode'
->;
+/** The columns of a response row that tell what a server said, or why it said nothing. */
+export type Row = Pick<Settlement, (typeof columns)[number]>;
+
+const columns = [
+  'statusCode',
+  'contentType',
+  'headersJson',
+  'content',
+  'contentBytes',
+  'timedOut',
+  'truncated',
+  'errorMessage',
+  'errorCode',
+] as const;
 
 /** The row of an answer; by default of `200` with `Content-Length: 2` and the body `ok`. */
 export function answered(columns: Partial<Row> = {}): Row {
@@ -80,15 +81,9 @@ export const failures = {
 
 /** The row that an outcome leaves: with a status or an error, whatever happened. */
 export function rowOf(claimed: ClaimedRequest, outcome: Outcome): Row {
-  const {
-    id: _id,
-    loginRole: _login,
-    setRole: _set,
-    body: _body,
-    release,
-    ...row
-  } = settlementOf(claimed.row, outcome);
-  release?.();
+  const settlement = settlementOf(claimed.row, outcome);
+  settlement.release?.();
+  const row = Object.fromEntries(columns.map((column) => [column, settlement[column]])) as Row;
   expect((row.statusCode === null) !== (row.errorMessage === null), 'a status or an error').toBe(true);
   expect((row.errorMessage === null) === (row.errorCode === null)).toBe(true);
   return row;
