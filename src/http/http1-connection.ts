@@ -10,6 +10,8 @@ import { ReplyParser, type ReplyReader } from './reply-parser.ts';
 const idleMarginMs = 1_000;
 /** A body up to this size is written in one piece with its head. */
 const smallBodyBytesMax = 16_384;
+/** A larger one is written in parts of this size. */
+const bodyPartBytes = 65_536;
 /** RFC 9110, 9.2.2. */
 const idempotentMethods = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE']);
 /** Those for which no body is said by a length of 0 (RFC 9110, 8.6). */
@@ -33,6 +35,8 @@ export class Http1Connection implements Connection, ReplyReader {
   /** What was written for this exchange fits into what a kernel takes at once: an error of its write says that nothing was sent. */
   #isSmall = false;
   #isUsable = true;
+  /** The body of which a part is still to be written. */
+  #unwritten: Uint8Array | undefined;
   #hasEnded = false;
   /** Set while the parser runs: what it says takes effect when it has returned. */
   #result: 'none' | 'complete' | Problem = 'none';
@@ -82,6 +86,7 @@ export class Http1Connection implements Connection, ReplyReader {
 
   destroy(): void {
     this.#isUsable = false;
+    this.#unwritten = undefined;
     this.#receiver = undefined;
     this.#socket.destroy();
   }
@@ -115,8 +120,25 @@ export class Http1Connection implements Connection, ReplyReader {
       this.#socket.write(message);
     } else {
       this.#socket.write(head, 'latin1');
-      this.#socket.write(body);
+      this.#writeBody(body, 0);
     }
+  }
+
+  /**
+   * In parts, and between two of them what has come is read. A server that refuses a large body answers and closes the
+   * connection; in one piece the write would fail, and take the answer with it.
+   */
+  #writeBody(body: Uint8Array, start: number): void {
+    const end = Math.min(start + bodyPartBytes, body.byteLength);
+    this.#unwritten = end < body.byteLength ? body : undefined;
+    this.#socket.write(body.subarray(start, end), () => {
+      // The event loop asks the kernel what has come between two immediates.
+      if (this.#unwritten === body) setImmediate(() => setImmediate(() => this.#writeOn(body, end)));
+    });
+  }
+
+  #writeOn(body: Uint8Array, start: number): void {
+    if (this.#unwritten === body && !this.#socket.destroyed) this.#writeBody(body, start);
   }
 
   #read(chunk: Buffer): void {
@@ -139,7 +161,8 @@ export class Http1Connection implements Connection, ReplyReader {
     }
     const receiver = this.#receiver;
     // A reply that came before the whole request was taken leaves the rest of it in the way.
-    if (hasMore || !this.#parser.isReusable || this.#hasEnded || this.#socket.writableLength > 0) this.#retire();
+    const isWritten = this.#unwritten === undefined && this.#socket.writableLength === 0;
+    if (hasMore || !this.#parser.isReusable || this.#hasEnded || !isWritten) this.#retire();
     this.#receiver = undefined;
     this.#isReused = true;
     if (this.#socket.isPaused()) this.#socket.resume();
@@ -148,6 +171,7 @@ export class Http1Connection implements Connection, ReplyReader {
 
   #retire(): void {
     this.#isUsable = false;
+    this.#unwritten = undefined;
     this.#socket.destroy();
   }
 

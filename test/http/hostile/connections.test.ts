@@ -1,6 +1,7 @@
+import { createHash } from 'node:crypto';
 import type net from 'node:net';
 import { describe, expect, it, vi } from 'vitest';
-import { expectReply, request, tcpServer, testClient, text, tlsServer } from '../loopback.ts';
+import { expectReply, httpServer, request, tcpServer, testClient, text, tlsServer } from '../loopback.ts';
 import { answered, expectRowOf, failures, type Row, rowLeftBy } from './rows.ts';
 import { clientOf, hostileServer, inTurn, type Misbehaviour, replying, unread } from './servers.ts';
 
@@ -62,6 +63,25 @@ describe('a request whose body', () => {
       else socket.write(reply);
     };
     await expectRowOf(answerUnread, { row, request: { method: 'POST', body: largeBody }, kept: false });
+  });
+
+  it('is taken slowly arrives whole, whatever its size', async () => {
+    const server = await httpServer((incoming, response) => {
+      const hash = createHash('sha256');
+      incoming.on('data', (chunk: Buffer) => {
+        hash.update(chunk);
+        incoming.pause();
+        setImmediate(() => incoming.resume());
+      });
+      incoming.on('end', () => response.end(hash.digest('hex')));
+    });
+    const client = testClient();
+    for (const bytes of [1, 16_384, 16_385, 65_535, 65_536, 65_537, 131_072, 3_000_001]) {
+      const body = Buffer.from(Array.from({ length: bytes }, (_, i) => (i * 7 + (i >> 8)) % 256));
+      const reply = expectReply(await client.send(request(server.url, { method: 'POST', body })));
+      expect(text(reply)).toBe(createHash('sha256').update(body).digest('hex'));
+    }
+    expect(server.connections()).toBe(1);
   });
 
   it('is cut by a reset', async () => {
