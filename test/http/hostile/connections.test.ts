@@ -1,7 +1,18 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import type net from 'node:net';
-import { describe, expect, it, vi } from 'vitest';
-import { expectReply, httpServer, request, tcpServer, testClient, text, tlsServer } from '../loopback.ts';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import {
+  expectReply,
+  httpServer,
+  request,
+  tcpServer,
+  testClient,
+  text,
+  tlsServer,
+  watchDialling,
+} from '../loopback.ts';
 import { answered, expectRowOf, failures, type Row, rowLeftBy } from './rows.ts';
 import { clientOf, hostileServer, inTurn, type Misbehaviour, replying, unread } from './servers.ts';
 
@@ -33,6 +44,22 @@ describe('a connection that is', () => {
       await rowLeftBy(testClient(), server.url),
     );
     await server.idle();
+  });
+
+  it.runIf(process.platform !== 'win32')('accepted late', async () => {
+    const program = `const server = require('node:http').createServer((_, response) => response.end('ok')).listen(0, '127.0.0.1', () => {
+      process.stdout.write(String(server.address().port), () => process.kill(process.pid, 'SIGSTOP')); });`;
+    const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'ignore'] });
+    onTestFinished(async () => {
+      child.kill('SIGKILL');
+      await once(child, 'close');
+    });
+    const [port] = (await once(child.stdout, 'data')) as [Buffer];
+    const dialled = watchDialling();
+    const sent = testClient().send(request(`http://127.0.0.1:${port}/`));
+    await vi.waitFor(() => expect(dialled.sockets[0]?.bytesWritten).toBeGreaterThan(0));
+    child.kill('SIGCONT');
+    expect(text(expectReply(await sent))).toBe('ok');
   });
 
   it('answered late', async () => {

@@ -60,6 +60,10 @@ describe('a Location', () => {
     await expectRow(server, { row, request: { path: '/dir/file?a=b' } });
   });
 
+  it('of 70,000 bytes', async () => {
+    await expectRowOf(redirecting(`Location: /${'x'.repeat(70_000)}`), { row: failures.invalidUrl });
+  });
+
   it.each([
     ['that is empty', 'Location:', ''],
     ['of blanks', 'Location:   ', ''],
