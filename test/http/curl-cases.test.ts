@@ -50,7 +50,7 @@ describe(`${cases.length} replies of curl's test suite`, () => {
     };
     await Promise.all(Array.from({ length: underWayMax }, lane));
     const unexpected = [...found].filter(([name]) => !(name in disagreements)).map((each) => each.join(': '));
-    expect(unexpected.join('\n')).toBe('');
+    expect.soft(unexpected.join('\n')).toBe('');
     expect(Object.keys(disagreements).filter((name) => !found.has(name))).toEqual([]);
   });
 
