@@ -1,14 +1,11 @@
 import zlib from 'node:zlib';
 import type { Permits } from '../core/permits.ts';
-import type { HeaderList } from '../core/request.ts';
+import type { Coding } from './codings.ts';
 import type { Deadline, Waiting } from './deadline.ts';
 import { type Problem, problems } from './failures.ts';
 
 /** What is asked for where the caller asks for nothing. */
 export const acceptedEncodings = 'gzip, deflate, br';
-
-/** A body's way back to what it was before a server compressed it. */
-export type Coding = 'gzip' | 'deflate' | 'br';
 
 /** A body with its codings undone. */
 export type Decoded = {
@@ -29,27 +26,9 @@ export type DecodingLimits = {
   readonly decoders: Permits;
 };
 
-/** As libcurl: more of them are no compression but an attack. */
-const codingsMax = 5;
 /** Bodies up to this size are decoded whatever else is going on. */
 const smallBodyBytesMax = 65_536;
 const chunkBytes = 65_536;
-
-/** The codings of a body, the last applied first; a problem where nobody knows one of them (RFC 9110, 8.4). */
-export function codingsOf(headers: HeaderList): readonly Coding[] | Problem {
-  const codings: Coding[] = [];
-  for (const [name, value] of headers) {
-    if (name.length !== 16 || name.toLowerCase() !== 'content-encoding') continue;
-    for (const text of value.toLowerCase().split(',')) {
-      const coding = text.trim();
-      if (coding === '' || coding === 'identity' || coding === 'none') continue;
-      if (coding === 'gzip' || coding === 'x-gzip') codings.unshift('gzip');
-      else if (coding === 'deflate' || coding === 'br') codings.unshift(coding);
-      else return problems.badContentEncoding;
-    }
-  }
-  return codings.length > codingsMax ? problems.badContentEncoding : codings;
-}
 
 /**
  * Undoes the codings of a body within the limits and calls `settle` once, never from within this call; when the deadline

@@ -34,16 +34,6 @@ export function contentLength(value: string): number | undefined | 'none' {
   return length < uncountableBytes ? length : undefined;
 }
 
-/** The last of the codings where it is `chunked`, 'none' where nothing is coded; we asked for no other. */
-export function transferCoding(value: string): 'chunked' | 'none' | Problem {
-  const codings = value
-    .split(',')
-    .map((coding) => withoutBlanks(coding, 0, coding.length).toLowerCase())
-    .filter((coding) => coding !== '' && coding !== 'identity');
-  if (codings.length === 0) return 'none';
-  return codings.every((coding) => coding === 'chunked') ? 'chunked' : problems.badCoding;
-}
-
 /** A blank or a tab (RFC 9110, 5.6.3): `trim()` would also take bytes of what is UTF-8. */
 export function isBlank(byte: number): boolean {
   return byte === 32 || byte === 9;

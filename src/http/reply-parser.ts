@@ -1,4 +1,5 @@
 import type { HeaderList } from '../core/request.ts';
+import { transferCoding } from './codings.ts';
 import { type Problem, problems } from './failures.ts';
 import {
   contentLength,
@@ -9,7 +10,6 @@ import {
   mayFollowSize,
   statusLine,
   statusLineBeginning,
-  transferCoding,
   uncountableBytes,
   withoutBlanks,
 } from './framing.ts';
@@ -323,6 +323,7 @@ export class ReplyParser {
         return 'chunk size';
       }
       this.#isSound = false;
+      if (last === 'compressed') return 'endless body';
     }
     this.#bytesLeft = length ?? 0;
     return length === undefined ? 'endless body' : 'counted body';

@@ -3,9 +3,10 @@ import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
 import type { Permits } from '../core/permits.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import type { SendRules } from '../core/send-rules.ts';
+import { codingsOf } from './codings.ts';
 import type { Connection } from './connection.ts';
 import { Deadline } from './deadline.ts';
-import { codingsOf, type Decoded, decompress } from './decompress.ts';
+import { type Decoded, decompress } from './decompress.ts';
 import { type Answer, exchange, type Fault, type ReplyLimits } from './exchange.ts';
 import { failure, type Problem, problem, problems, timedOut } from './failures.ts';
 import type { FirstHops, Hop } from './hop.ts';
@@ -138,8 +139,7 @@ export class Sending {
     }
     const { status, location } = result;
     if (location === undefined) {
-      if (this.#rules.decompress) this.#decompress(result);
-      else this.#answer(result);
+      this.#decompress(result);
     } else if (this.#redirects >= redirectsMax) {
       this.cancel(problems.tooManyRedirects);
     } else {
@@ -162,7 +162,7 @@ export class Sending {
   #decompress(answer: Answer): void {
     const { headers, body, truncated, release } = answer;
     const { responseBytesMax } = this.#rules;
-    const codings = body.byteLength === 0 ? [] : codingsOf(headers);
+    const codings = body.byteLength === 0 ? [] : codingsOf(headers, this.#rules.decompress);
     if ('kind' in codings) {
       release?.();
       this.cancel(codings);

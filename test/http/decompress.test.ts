@@ -2,7 +2,7 @@ import zlib from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Reply } from '../../src/core/outcome.ts';
-import { expectReply, httpServer, request, testClient, text } from './loopback.ts';
+import { expectReply, httpServer, request, tcpServer, testClient, text } from './loopback.ts';
 
 const encoders: Readonly<Record<string, (body: Uint8Array) => Buffer>> = {
   gzip: (body) => zlib.gzipSync(body),
@@ -162,4 +162,61 @@ describe('where compressed replies are wanted', () => {
 it('nothing is decoded where they are not wanted', async () => {
   const reply = expectReply(await testClient().send(request(await serve('gzip', gzipped))));
   expect(Buffer.from(reply.body)).toEqual(gzipped);
+});
+
+describe('a body that is compressed for its way', () => {
+  /** A server that answers with such a body, and then closes the connection. */
+  async function serveCoded(coding: string, body: Uint8Array, more = ''): Promise<string> {
+    const { url } = await tcpServer((socket) => {
+      socket.on('data', () => {
+        socket.write(`HTTP/1.1 200 OK\r\nTransfer-Encoding: ${coding}\r\n${more}\r\n`);
+        socket.end(body);
+      });
+    });
+    return url;
+  }
+
+  function chunked(body: Uint8Array): Buffer {
+    return Buffer.concat([Buffer.from(`${body.byteLength.toString(16)}\r\n`), body, Buffer.from('\r\n0\r\n\r\n')]);
+  }
+
+  it.each<[string, Uint8Array, string?]>([
+    ['gzip', gzipped],
+    // Of the way of sending the length says nothing.
+    ['gzip', gzipped, 'Content-Length: 5\r\n'],
+    ['x-gzip, Chunked', chunked(gzipped)],
+    ['gzip, deflate, chunked', chunked(zlib.deflateSync(gzipped))],
+    ['br', zlib.brotliCompressSync(long)],
+  ])('is what it was, asked for or not: %s', async (coding, body, more) => {
+    for (const decompress of [false, true]) {
+      const reply = expectReply(await testClient({ decompress }).send(request(await serveCoded(coding, body, more))));
+      expect([text(reply), reply.truncated]).toEqual([long.toString(), false]);
+    }
+  });
+
+  it('is undone before the coding of the content, where that is wanted', async () => {
+    const url = await serveCoded('br', zlib.brotliCompressSync(gzipped), 'Content-Encoding: gzip\r\n');
+    expect(text(expectReply(await testClient({ decompress: true }).send(request(url))))).toBe(long.toString());
+    expect(Buffer.from(expectReply(await testClient().send(request(url))).body)).toEqual(gzipped);
+  });
+
+  it('is cut at the limit of what it decodes to', async () => {
+    const client = testClient({ responseBytesMax: 100_000 });
+    const reply = expectReply(
+      await client.send(request(await serveCoded('gzip', zlib.gzipSync(Buffer.alloc(20_000_000))))),
+    );
+    expect([reply.body.byteLength, reply.truncated]).toEqual([100_000, true]);
+    reply.release?.();
+  });
+
+  it.each([
+    ['is no such thing', 'gzip', Buffer.from('plain text')],
+    ['is coded in an unknown way', 'foo', Buffer.from('x')],
+    ['is coded six times', 'gzip,gzip,gzip,gzip,gzip,gzip', gzipped],
+  ])('fails the request if it %s', async (_what, coding, body) => {
+    expect(await testClient().send(request(await serveCoded(coding, body)))).toMatchObject({
+      kind: 'failure',
+      message: 'Unrecognized or bad HTTP Content or Transfer-Encoding',
+    });
+  });
 });
