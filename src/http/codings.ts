@@ -23,7 +23,7 @@ export function codingsOf(headers: HeaderList, ofContent: boolean): readonly Cod
   if (content === '' && transfer === '') return [];
   const ofTransfer = codingsIn(namesIn(transfer), 'chunked');
   const codings = codingsIn(namesIn(content));
-  return ofTransfer === undefined || codings === undefined ? problems.badContentEncoding : [...ofTransfer, ...codings];
+  return ofTransfer === undefined || codings === undefined ? problems.badCoding : [...ofTransfer, ...codings];
 }
 
 /**

@@ -113,7 +113,7 @@ class Decompression implements Waiting {
     }
     this.#decoder = new Decoder(coding, body, bytesMax, (result) => {
       this.#decoder = undefined;
-      if (result === undefined) this.#finish(problems.badContentEncoding);
+      if (result === undefined) this.#finish(problems.badCoding);
       else if (result.isCut && !this.#hasRoom) this.#makeRoom();
       else this.#decode(step + 1, result.body, bytesMax, wasTruncated || result.isCut || result.endedEarly);
     });

@@ -30,7 +30,6 @@ export const problems: {
     | 'emptyReply'
     | 'notHttp'
     | 'badReply'
-    | 'badCoding'
     | 'streamFailed'
     | 'framingFailed'
     | 'receiveFailed'
@@ -38,7 +37,7 @@ export const problems: {
     | 'sendFailed'
     | 'tooManyRedirects'
     | 'insecureRedirect'
-    | 'badContentEncoding'
+    | 'badCoding'
     | 'cancelled'
     | 'closed']: Problem;
 } = {
@@ -51,7 +50,6 @@ export const problems: {
   emptyReply: problem('empty_reply', 'Server returned nothing (no headers, no data)'),
   notHttp: problem('bad_reply', 'Unsupported protocol'),
   badReply: problem('bad_reply', 'Weird server reply'),
-  badCoding: problem('bad_reply', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
   framingFailed: problem('bad_reply', 'Error in the HTTP2 framing layer'),
   streamFailed: problem('bad_reply', 'Stream error in the HTTP/2 framing layer'),
   receiveFailed: problem('receive_failed', 'Failure when receiving data from the peer'),
@@ -59,7 +57,7 @@ export const problems: {
   sendFailed: problem('send_failed', 'Failed sending data to the peer'),
   tooManyRedirects: problem('too_many_redirects', 'Number of redirects hit maximum amount'),
   insecureRedirect: problem('insecure_redirect', 'Unsupported protocol'),
-  badContentEncoding: problem('bad_content_encoding', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
+  badCoding: problem('bad_content_encoding', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
   cancelled: problem('cancelled', 'The request was cancelled'),
   closed: problem('cancelled', 'The HTTP client was closed'),
 };

@@ -38,6 +38,7 @@ type State =
   | 'chunk data'
   | 'chunk end'
   | 'trailer'
+  | 'switched'
   | 'endless body'
   | 'done';
 
@@ -104,11 +105,6 @@ export class ReplyParser {
     return this.#begun;
   }
 
-  /** The final head was seen. */
-  get hasHead(): boolean {
-    return this.#state !== 'status line' && this.#state !== 'fields';
-  }
-
   /** The reply is complete and sound and says that the connection stays open: it may carry another request. */
   get isReusable(): boolean {
     return this.#state === 'done' && this.#isSound && this.#persists;
@@ -130,7 +126,9 @@ export class ReplyParser {
         case 'trailer':
           at = this.#readLines(chunk, at);
           break;
+        case 'switched':
         case 'endless body':
+          this.#state = 'endless body';
           this.#reader.onBody(at === 0 ? chunk : chunk.subarray(at));
           return chunk.length;
         case 'counted body':
@@ -154,6 +152,7 @@ export class ReplyParser {
         this.#complete();
         return;
       case 'status line':
+      case 'switched':
         this.#break(problems.emptyReply);
         return;
       case 'fields':
@@ -253,15 +252,16 @@ export class ReplyParser {
 
   #endHead(): void {
     const status = this.#status;
-    if (status < 200) {
-      // We never ask to switch protocols, so nobody may.
-      if (status === 101) {
-        this.#break(problems.badReply);
-        return;
-      }
+    if (status < 200 && status !== 101) {
       this.#state = 'status line';
       // Its bytes count on: interim replies without end have one.
       this.#headers = [];
+      return;
+    }
+    // Nobody asked for another protocol. As libcurl: what is spoken from now on is the body, and if nothing is, there is no reply.
+    if (status === 101) {
+      this.#state = 'switched';
+      this.#reader.onHead(status, this.#headers, true);
       return;
     }
     const framing = this.#framing();

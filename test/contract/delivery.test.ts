@@ -78,7 +78,9 @@ describe.each(backends)('$name', (backend) => {
 
   test('1,000 requests of one commit are each answered once', async () => {
     const stage = await backend.open();
-    await stage.sql.query(`select net.http_get('${stage.echoUrl}/get?n=' || n) from generate_series(1, 1000) n`);
+    await stage.sql.query(
+      `select net.http_get('${stage.echoUrl}/get?n=' || n, timeout_milliseconds := 30000) from generate_series(1, 1000) n`,
+    );
     await stage.responses(1000);
     expect(new Set(stage.receivedPaths).size).toBe(1000);
     expect(stage.received).toHaveLength(1000);

@@ -151,13 +151,6 @@ describe('the reply', () => {
     ['status 099', 'HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n', 'wait', 'bad_reply', 'Unsupported protocol'],
     ['status 099, closed', 'HTTP/1.1 099 X\r\n\r\n', 'end', 'bad_reply', 'Unsupported protocol'],
     [
-      'an upgrade',
-      'HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n',
-      'wait',
-      'bad_reply',
-      'Weird server reply',
-    ],
-    [
       'a bad header after the length',
       `${ok}Content-Length: 5\r\nA b c\r\n\r\nabcde`,
       'wait',
