@@ -44,15 +44,27 @@ export class FakeNetwork {
   #plan;
   #permits = new Supply(largeBodiesMax).permits(1);
   #underWay = new Bag();
+  /** Bodies that another thread decompresses: they are ready when they are. */
+  #decoding = 0;
+  #decoders = {
+    request: () => {
+      this.#decoding += 1;
+      return true;
+    },
+    withdraw: () => {},
+    release: () => {
+      this.#decoding -= 1;
+    },
+  };
   #pool;
   #context;
   #nowMs = 0;
 
   constructor() {
     this.#pool = new Pool({
-      connect: async () => new FakeSocket((socket) => this.#answer(socket)),
-      open: (target, socket) => {
-        const connection = new Http1Connection(target.origin, socket, headBytesMax);
+      connect: async () => ({ socket: new FakeSocket((socket) => this.#answer(socket)), viaProxy: undefined }),
+      open: (target, { socket, viaProxy }) => {
+        const connection = new Http1Connection(target.origin, socket, headBytesMax, viaProxy);
         this.#connections.push(connection);
         return connection;
       },
@@ -63,7 +75,7 @@ export class FakeNetwork {
       pool: this.#pool,
       firstHops: new FirstHops('fuzz'),
       limitsOf: () => ({ bodyBytesMax: rules.responseBytesMax, largeBodies: this.#permits }),
-      decoders: this.#permits,
+      decoders: this.#decoders,
       redirectsMax: 5,
       now: () => this.#nowMs,
       underWay: this.#underWay,
@@ -99,7 +111,8 @@ export class FakeNetwork {
     });
     sending.begin();
     for (let turns = 0; turns < turnsMax; turns++) {
-      await turn();
+      do await turn();
+      while (this.#decoding > 0);
       if (plan.isDelivered && (result.settled > 0 || (ending === 'wait' && turns > 1))) break;
     }
     // Nothing more will come: this is what the deadline does.

@@ -60,7 +60,7 @@ export const failures = {
   notHttp: failed('bad_reply', 'Unsupported protocol'),
   weird: failed('bad_reply', 'Weird server reply'),
   headersTooLarge: failed('receive_failed', 'Failure when receiving data from the peer'),
-  unknownCoding: failed('bad_content_encoding', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
+  badCoding: failed('bad_content_encoding', 'Unrecognized or bad HTTP Content or Transfer-Encoding'),
   empty: failed('empty_reply', 'Server returned nothing (no headers, no data)'),
   receive: failed('receive_failed', 'Failure when receiving data from the peer'),
   partial: failed('receive_failed', 'Transferred a partial file'),
