@@ -102,5 +102,6 @@ describe('a switch of protocols that nobody asked for', () => {
 
   it('is none if nothing follows', async () => {
     await expectRowOfReply(switching, failures.empty, ended);
+    await expectRowOfReply(switching, failures.timedOut, notKept);
   });
 });
