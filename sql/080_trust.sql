@@ -4,41 +4,10 @@
 -- function that called it: those two are recorded, and a role with the rights of either sees the request, without its
 -- headers and body. The owner of the schema and net_admin see everything.
 
-revoke all on schema net from public;
-revoke execute on all functions in schema net from public;
-
-grant usage on schema net to public;
-
-grant execute on function
-  net.http_get(text, jsonb, jsonb, integer),
-  net.http_post(text, jsonb, jsonb, jsonb, integer),
-  net.http_delete(text, jsonb, jsonb, integer),
-  net.wake(),
-  net.worker_restart(),
-  net.wait_until_running(),
-  net.check_worker_is_up(),
-  net._refuse_endless_wait(),
-  net._urlencode_string(varchar),
-  net._encode_url_with_params_array(text, text[]),
-  net._settings_for(oid),
-  net._is_own_transactions(bigint),
-  net._request_state(bigint),
-  net._await_response(bigint),
-  net._last_running_xid(),
-  net._others_have_ended(bigint),
-  net._http_collect_response(bigint, boolean),
-  net.http_collect_response(bigint, boolean)
-to public;
-
-grant select on net.settings to public;
-grant select on net.installation, net.pause to public;
-grant select on net._http_response to public;
-grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role)
-  on net.http_request_queue to public;
-
 alter table net.http_request_queue enable row level security;
 alter table net._http_response enable row level security;
 
+-- For whoever has rights on the tables at all, which net.set_grants decides.
 create policy own_requests on net.http_request_queue for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
 create policy own_responses on net._http_response for select to public
@@ -46,15 +15,158 @@ create policy own_responses on net._http_response for select to public
 
 -- The roles are missing where the installer may not create them; everything then belongs to the schema's owner alone.
 do $$
+declare
+  role_name  text;
+  admin_name text;
 begin
+  -- Roles belong to the whole server. Who may grant one of ours decides who reads the requests here: a tenant that made it
+  -- beforehand, comment included, must not. (From PostgreSQL 16 on who creates a role keeps ADMIN OPTION on it.)
+  select r.rolname, a.rolname
+  into role_name, admin_name
+  from pg_catalog.pg_auth_members m
+  join pg_catalog.pg_roles r on r.oid = m.roleid
+  join pg_catalog.pg_roles a on a.oid = m.member
+  where r.rolname in ('net_admin', 'net_worker')
+    and m.admin_option
+    and not a.rolsuper
+    and a.rolname <> current_user
+    and not exists (
+      select from pg_catalog.pg_auth_members c
+      join pg_catalog.pg_roles i on i.oid = c.member
+      where c.roleid = a.oid and i.rolname = current_user
+    )
+    and not exists (
+      select from pg_catalog.pg_database d where d.datname = pg_catalog.current_database() and d.datdba = a.oid
+    )
+  limit 1;
+  if found then
+    raise exception 'role "%" is not to be trusted: "%" may grant it to anybody', role_name, admin_name
+      using errcode = 'insufficient_privilege',
+            detail  = 'Whoever holds pgfetch''s roles sees every request of this database.',
+            hint    = pg_catalog.format(
+                        'If that role is trusted, let it install, or make it the owner of this database. Else, as a superuser: REVOKE ADMIN OPTION FOR %I FROM %I CASCADE; and install again.',
+                        role_name, admin_name
+                      );
+  end if;
+
   if exists (select from pg_catalog.pg_roles where rolname = 'net_admin') then
-    grant select on net.http_request_queue, net._http_response, net.worker to net_admin;
-    grant execute on function net.set_paused(boolean) to net_admin;
     create policy every_request on net.http_request_queue for select to net_admin using (true);
     create policy every_response on net._http_response for select to net_admin using (true);
   end if;
-
   if exists (select from pg_catalog.pg_roles where rolname = 'net_worker') then
+    create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
+    create policy worker_responses on net._http_response to net_worker using (true) with check (true);
+  end if;
+end
+$$;
+
+-- Sets every right in the schema to what the profile says, for the owner of the schema. All other grants are taken away.
+--   public   any role may enqueue, and sees its own requests (without headers and body) and responses
+--   members  the same for members of the role net_user alone, which is created if it is missing
+--   none     nobody but the owner may: grant what you want to whom you want
+-- API: public
+create function net.set_grants(profile text)
+  returns void
+  language plpgsql
+  strict
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  holding record;
+  looks   text;
+  users   text := case profile when 'public' then 'public' when 'members' then 'net_user' end;
+begin
+  if profile not in ('public', 'members', 'none') then
+    raise exception 'unknown profile of grants: "%"', profile
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Give public, members or none.';
+  end if;
+  if profile = 'members' then
+    perform net._create_user_role();
+  end if;
+
+  -- Nobody but the owner, to begin with: not by PostgreSQL's defaults, not by ALTER DEFAULT PRIVILEGES (a role with TRIGGER
+  -- on a table could run code as whoever writes to it), not by an earlier profile.
+  for holding in
+    select distinct
+      o.kind,
+      o.name,
+      case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+    from pg_namespace n
+    cross join lateral (
+      select 'schema', 'net', n.nspowner, n.nspacl
+      union all
+      select 'routine', p.oid::regprocedure::text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+      from pg_proc p
+      where p.pronamespace = n.oid
+      union all
+      select case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner, c.relacl
+      from pg_class c
+      where c.relnamespace = n.oid
+      union all
+      -- REVOKE on the table takes away what was granted on its columns.
+      select 'table', c.oid::regclass::text, c.relowner, t.attacl
+      from pg_class c
+      join pg_attribute t on t.attrelid = c.oid
+      where c.relnamespace = n.oid
+    ) o (kind, name, owner, acl)
+    cross join lateral aclexplode(o.acl) a
+    where n.nspname = 'net' and o.owner = n.nspowner and a.grantee <> o.owner
+  loop
+    execute format('revoke all on %s %s from %s cascade', holding.kind, holding.name, holding.grantee);
+  end loop;
+
+  if users is not null then
+    execute format(
+      'grant execute on function
+        net.http_get(text, jsonb, jsonb, integer),
+        net.http_post(text, jsonb, jsonb, jsonb, integer),
+        net.http_delete(text, jsonb, jsonb, integer),
+        net.wake(),
+        net.worker_restart(),
+        net.wait_until_running(),
+        net.check_worker_is_up(),
+        net._refuse_endless_wait(),
+        net._urlencode_string(varchar),
+        net._encode_url_with_params_array(text, text[]),
+        net._is_own_transactions(bigint),
+        net._request_state(bigint),
+        net._await_response(bigint),
+        net._last_running_xid(),
+        net._others_have_ended(bigint),
+        net._http_collect_response(bigint, boolean),
+        net.http_collect_response(bigint, boolean)
+      to %1$s;
+      grant select on net._http_response, net.settings to %1$s;
+      grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role)
+        on net.http_request_queue to %1$s',
+      users
+    );
+  end if;
+
+  -- What tells how the installation stands.
+  for looks in
+    select l.name
+    from unnest(array[users, 'net_admin', 'net_worker']) l (name)
+    where l.name = 'public' or exists (select from pg_roles r where r.rolname = l.name)
+  loop
+    execute format(
+      'grant usage on schema net to %1$s;
+      grant select on net.installation, net.pause to %1$s;
+      grant execute on function net._settings_for(oid), net._system_identifier(), net._fingerprint() to %1$s',
+      looks
+    );
+  end loop;
+
+  if exists (select from pg_roles where rolname = 'net_admin') then
+    grant select on net.http_request_queue, net._http_response, net.worker, net.settings to net_admin;
+    grant execute on function net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
+      net._refuse_endless_wait(), net.check_worker_is_up() to net_admin;
+  end if;
+
+  if exists (select from pg_roles where rolname = 'net_worker') then
     grant select, update (claimed_by, due_at), delete on net.http_request_queue to net_worker;
     -- UPDATE of one column, because expiry locks the rows it is about to delete (FOR UPDATE SKIP LOCKED asks for it).
     grant select, insert, update (created), delete on net._http_response to net_worker;
@@ -64,8 +176,56 @@ begin
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
       net._bytes_or_null(text), net._is_readable(text, text, jsonb), net._unstorable(bytea[]) to net_worker;
-    create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
-    create policy worker_responses on net._http_response to net_worker using (true) with check (true);
+  end if;
+
+  -- The new rights are the standard that `pgfetch doctor` compares with; what else has changed stays a difference.
+  update net.installation i
+  set fingerprint = recorded.rest || found.rights
+  from
+    (
+      select coalesce(jsonb_object_agg(f.key, f.value), '{}')
+      from net.installation r
+      cross join lateral jsonb_each(r.fingerprint) f
+      where f.key <> 'profile' and not starts_with(f.key, 'rights on ')
+    ) recorded (rest),
+    (
+      select jsonb_object_agg(f.key, f.value)
+      from jsonb_each(net._fingerprint()) f
+      where f.key = 'profile' or starts_with(f.key, 'rights on ')
+    ) found (rights);
+end
+$$;
+
+-- The role whose members may enqueue under the profile `members`. One that merely has the name is not used.
+-- API: private
+create function net._create_user_role()
+  returns void
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from pg_roles where rolname = 'net_user') then
+    if not exists (
+      select
+      from pg_roles r
+      where r.rolname = 'net_user'
+        and not r.rolsuper and not r.rolcanlogin and not r.rolcreaterole and not r.rolbypassrls
+        and starts_with(shobj_description(r.oid, 'pg_authid'), 'pgfetch:')
+    ) then
+      raise exception 'role "net_user" already exists and is not pgfetch''s'
+        using errcode = 'duplicate_object',
+              detail  = 'pgfetch''s own role cannot log in, has no special rights, and carries a comment that starts with "pgfetch:".',
+              hint    = 'Rename or drop that role (ALTER ROLE net_user RENAME TO ...) and try again.';
+    end if;
+  elsif (select rolsuper or rolcreaterole from pg_roles where rolname = current_user) then
+    create role net_user nologin;
+    comment on role net_user is 'pgfetch: may enqueue requests where pgfetch is installed with --grants members';
+  else
+    raise exception 'role "net_user" does not exist, and % may not create roles', current_user
+      using errcode = 'insufficient_privilege',
+            hint    = 'As a role with CREATEROLE: CREATE ROLE net_user; COMMENT ON ROLE net_user IS ''pgfetch: may enqueue requests''; then try again.';
   end if;
 end
 $$;

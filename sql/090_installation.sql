@@ -47,6 +47,18 @@ as $$
     join schema s on s.oid = c.relnamespace
   ),
   item (object, detail) as (
+    -- Which of net.set_grants' profiles is in force, by who may call one of the functions.
+    select
+      'profile',
+      case
+        when min(x.grantee) = 0 then 'public'
+        when bool_or(pg_get_userbyid(x.grantee) = 'net_user') then 'members'
+        else 'none'
+      end
+    from schema s
+    left join pg_proc p on p.pronamespace = s.oid and p.proname = 'http_get'
+    left join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x on true
+    union all
     select
       format('function %s', p.oid::regprocedure),
       concat_ws(
@@ -156,6 +168,12 @@ as $$
     group by a.object
   )
   select jsonb_object_agg(i.object, i.detail) from item i
+$$;
+
+do $$
+begin
+  perform net.set_grants('public');
+end
 $$;
 
 insert into net.installation (schema_version, version, system_identifier, database_oid, fingerprint)
