@@ -19,7 +19,7 @@ export { connectPg, type PgConnectOptions } from './postgres/pg.ts';
 export { type AdoptOptions, type AdoptReport, adopt } from './schema/adopt.ts';
 export { SchemaError } from './schema/errors.ts';
 export { type InstallOptions, type InstallReport, install } from './schema/install.ts';
-export type { ScriptOptions } from './schema/scripts.ts';
+export type { Grants, ScriptOptions } from './schema/scripts.ts';
 export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
 export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
 export { type CreateFleetOptions, createFleet } from './worker/create-fleet.ts';

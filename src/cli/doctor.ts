@@ -3,6 +3,8 @@ import { version } from '../config/version.ts';
 import { type Database, PostgresError } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { findDrift } from '../schema/drift.ts';
+import { readGrants } from '../schema/grants.ts';
+import type { Grants } from '../schema/scripts.ts';
 import { inspectInstallation } from '../store/installation.ts';
 import type { Pause } from '../store/pause.ts';
 import { type RoleFacts, readRights } from '../store/rights.ts';
@@ -125,7 +127,12 @@ async function listenCheck(db: Database): Promise<Check> {
 
 async function examineInstallation(db: Database, server: ServerFacts): Promise<readonly Check[]> {
   const installation = await inspectInstallation(db);
-  if (installation.kind === 'missing' || installation.kind === 'foreign' || installation.kind === 'other_version') {
+  if (
+    installation.kind === 'missing' ||
+    installation.kind === 'foreign' ||
+    installation.kind === 'other_version' ||
+    installation.kind === 'lesser_owner'
+  ) {
     return [{ name: 'schema', state: 'broken', message: explain(installation) }];
   }
   const checks: Check[] = [];
@@ -141,6 +148,7 @@ async function examineInstallation(db: Database, server: ServerFacts): Promise<r
   if (installation.kind === 'no_rights') return checks;
   const rights = await readRights(db);
   checks.push(...rightsChecks(rights));
+  checks.push(...(await asFarAsAllowed('grants', async () => [grantsCheck(await readGrants(db))])));
   checks.push(...(await asFarAsAllowed('drift', async () => [await driftCheck(db)])));
   checks.push(...(await asFarAsAllowed('settings', () => settingsChecks(db))));
   checks.push(...(await asFarAsAllowed('queue', () => trafficChecks(db, server, paused))));
@@ -174,6 +182,15 @@ async function driftCheck(db: Database): Promise<Check> {
   };
 }
 
+function grantsCheck(grants: Grants): Check {
+  const who = {
+    public: 'every role may enqueue (public)',
+    members: 'members of net_user may enqueue (members)',
+    none: 'the owner may enqueue, and whom it was granted to (none)',
+  };
+  return { name: 'grants', state: 'ok', message: who[grants] };
+}
+
 function rightsChecks(role: RoleFacts): readonly Check[] {
   if (role.missing.length > 0) {
     const quoted = JSON.stringify(role.name);
@@ -188,12 +205,15 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
       },
     ];
   }
-  if (role.isSuperuser || role.bypassesRls) {
+  // Where there is no such role the worker has to be the owner.
+  const excess = [...role.excess, ...(role.ownsSchema && role.hasWorkerRole ? ['owns the schema net'] : [])];
+  const [first] = excess;
+  if (first !== undefined) {
     return [
       {
         name: 'rights',
         state: 'warning',
-        message: `role ${JSON.stringify(role.name)} can run a worker, but ${role.isSuperuser ? 'is a superuser' : 'has BYPASSRLS'}`,
+        message: `role ${JSON.stringify(role.name)} can run a worker, but ${first === 'is a superuser' ? first : excess.join(', ')}`,
         advice:
           'A worker needs less: CREATE ROLE pgfetch_worker LOGIN PASSWORD ...; GRANT net_worker TO pgfetch_worker;',
       },

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
-import { sqlForMigration } from '../schema/scripts.ts';
+import { type Grants, sqlForMigration } from '../schema/scripts.ts';
+import { grantsOption } from './install.ts';
 import { print } from './output.ts';
 
 export function addSqlCommand(program: Command): void {
@@ -8,6 +9,7 @@ export function addSqlCommand(program: Command): void {
     .description('print the SQL that install would run, for a migration; connects to nothing')
     .option('--no-transaction', 'leave out BEGIN and COMMIT, for tools that run each migration in a transaction')
     .option('--show-settings', 'also make pg_settings show pg_net.%; changes a system view, so it takes a superuser')
+    .addOption(grantsOption())
     .configureHelp({ showGlobalOptions: false })
     .addHelpText(
       'after',
@@ -17,7 +19,7 @@ Examples:
   pgfetch sql --no-transaction > migrations/20260101_pgfetch.sql
 `,
     )
-    .action(async (options: { transaction: boolean; showSettings?: boolean }) => {
+    .action(async (options: { transaction: boolean; showSettings?: boolean; grants?: Grants }) => {
       print((await sqlForMigration(options)).trimEnd());
     });
 }

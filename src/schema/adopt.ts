@@ -1,6 +1,15 @@
 import type { Database, Row, Session, Statement } from '../postgres/database.ts';
 import { ownersError } from './errors.ts';
-import { foreignSchema, inspect, lockInstallation, noRights, notInstalled, otherVersion, standby } from './state.ts';
+import {
+  foreignSchema,
+  inspect,
+  lesserOwner,
+  lockInstallation,
+  noRights,
+  notInstalled,
+  otherVersion,
+  standby,
+} from './state.ts';
 
 export type AdoptOptions = {
   /** What becomes of the requests that the original had queued: `keep` sends them from here too, `discard` deletes them. */
@@ -104,6 +113,8 @@ export async function adopt(db: Database, options: AdoptOptions): Promise<AdoptR
         throw otherVersion(found);
       case 'standby':
         throw standby(database);
+      case 'lesser_owner':
+        throw lesserOwner(found);
       case 'no_rights':
         throw noRights(database, found.role, found.message);
       case 'ready':

@@ -52,9 +52,12 @@ export async function findDrift(session: Session): Promise<readonly Drift[]> {
 
 function compare(installed: ReadonlyMap<string, string>, found: ReadonlyMap<string, string>): readonly Drift[] {
   const drifts: Drift[] = [];
+  // Under that profile it is for the owner to grant.
+  const grantsAreUsers = installed.get('profile') === 'none';
   for (const object of new Set([...installed.keys(), ...found.keys()])) {
+    if (object === 'profile' && grantsAreUsers) continue;
     const drift = object.startsWith(rightsPrefix)
-      ? compareRights(object, installed, found)
+      ? compareRights(object, installed, found, grantsAreUsers)
       : compareObject(object, installed.get(object), found.get(object));
     if (drift !== undefined) {
       drifts.push(drift);
@@ -83,6 +86,7 @@ function compareRights(
   object: string,
   installed: ReadonlyMap<string, string>,
   found: ReadonlyMap<string, string>,
+  grantsAreUsers: boolean,
 ): Drift | undefined {
   const subject = object.slice(rightsPrefix.length);
   if (subject !== 'schema net' && !(installed.has(subject) && found.has(subject))) {
@@ -90,7 +94,18 @@ function compareRights(
   }
   const was = installed.get(object) ?? 'none';
   const is = found.get(object) ?? 'none';
-  return was === is ? undefined : changed(object, was, is);
+  if (was === is || (grantsAreUsers && isUsersGrant(was, is))) return undefined;
+  return changed(object, was, is);
+}
+
+/** All that was is there, and what came is what a role may be given: to call and to read, not to write. */
+function isUsersGrant(was: string, is: string): boolean {
+  const before = was === 'none' ? [] : was.split(', ');
+  const now = is === 'none' ? [] : is.split(', ');
+  return (
+    before.every((right) => now.includes(right)) &&
+    now.every((right) => before.includes(right) || /^(?:execute|usage|select) to /.test(right))
+  );
 }
 
 function changed(object: string, was: string, is: string): Drift {

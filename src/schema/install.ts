@@ -1,7 +1,18 @@
 import { type Database, PostgresError, type Session, type Statement } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
-import { installScript, packageVersion, type ScriptOptions, sqlFile } from './scripts.ts';
-import { inspect, lockInstallation, noRights, otherVersion, ownRoles, settingsView, standby } from './state.ts';
+import { readGrants, setGrants } from './grants.ts';
+import { ownRoleMembers } from './roles.ts';
+import { type Grants, installScript, packageVersion, type ScriptOptions, sqlFile } from './scripts.ts';
+import {
+  inspect,
+  lesserOwner,
+  lockInstallation,
+  noRights,
+  otherVersion,
+  ownRoles,
+  settingsView,
+  standby,
+} from './state.ts';
 
 export type InstallReport = {
   readonly kind: 'installed' | 'already_installed';
@@ -12,6 +23,8 @@ export type InstallReport = {
   readonly isExtension: boolean;
   /** Whether `pg_settings` shows pg_net's settings. */
   readonly showsSettings: boolean;
+  /** Who may enqueue. */
+  readonly grants: Grants;
   /** What was done, and what was not and why: plain sentences. */
   readonly lines: readonly string[];
 };
@@ -22,6 +35,11 @@ export type InstallOptions = ScriptOptions & {
    * is unlogged, as documented, for a new installation. Costs WAL and a flush per commit; see docs/performance.md.
    */
   readonly durable?: boolean;
+  /**
+   * Who may enqueue: see {@link Grants}. Default: as it is, which is `public`, as documented, for a new installation.
+   * Changing it sets every right in the schema anew, and takes away what was granted besides.
+   */
+  readonly grants?: Grants;
 };
 
 const durableStatement: Statement = {
@@ -35,7 +53,7 @@ const uniqueViolation = '23505';
 
 /**
  * Installs the schema `net` as plain SQL, in one transaction: all of it or nothing. Where it is installed already nothing
- * changes, except that `showSettings` and `durable` are done if they were not.
+ * changes, except that `showSettings`, `durable` and `grants` are done if they were not.
  *
  * @throws `PostgresError` with detail and hint for what the script refuses (a schema or a role of that name that is not
  *   ours, no right to create), {@link SchemaError} for an installation that this version does not work with.
@@ -61,6 +79,8 @@ async function installWithin(session: Session, options: InstallOptions): Promise
       throw otherVersion(found);
     case 'standby':
       throw standby(found.database);
+    case 'lesser_owner':
+      throw lesserOwner(found);
     case 'no_rights':
       throw noRights(found.database, found.role, found.message);
     case 'ready':
@@ -74,6 +94,7 @@ async function installWithin(session: Session, options: InstallOptions): Promise
       const lines = [
         `Created the schema "net" (version ${await packageVersion()}) in database ${JSON.stringify(found.database)}.`,
         ...roleLines(rolesBefore, await ownRoles(session)),
+        ...(await memberLines(session, rolesBefore)),
       ];
       return await report(session, 'installed', lines, options);
     }
@@ -86,12 +107,20 @@ async function describeFound(
 ): Promise<string> {
   const [row] = await session.query({
     name: 'pgfetch_installed_version',
-    text: 'select i.version from net.installation i',
+    text: `
+      select i.version, pg_catalog.pg_get_userbyid(n.nspowner)::text as owner, n.nspowner = r.oid as is_own
+      from net.installation i, pg_catalog.pg_namespace n, pg_catalog.pg_roles r
+      where n.nspname = 'net' and r.rolname = current_user`,
   });
+  // Whoever may create in the database can have been here first.
+  const whose =
+    row?.['is_own'] === true
+      ? ''
+      : ` It belongs to the role ${JSON.stringify(row?.['owner'])}, who sees every request.`;
   const line = `pgfetch ${String(row?.['version'])} is already installed in database ${JSON.stringify(found.database)}`;
   return found.kind === 'copy'
-    ? `${line}, which is a copy of the one it was installed in: no worker sends from here until you run pgfetch adopt.`
-    : `${line}${found.isExtension ? ' as the extension pg_net' : ''}; nothing was changed.`;
+    ? `${line}, which is a copy of the one it was installed in: no worker sends from here until you run pgfetch adopt.${whose}`
+    : `${line}${found.isExtension ? ' as the extension pg_net' : ''}; nothing was changed.${whose}`;
 }
 
 function roleLines(before: readonly string[], after: readonly string[]): string[] {
@@ -111,6 +140,28 @@ function roleLines(before: readonly string[], after: readonly string[]): string[
     }`;
   });
 }
+
+/** Who was in the roles beforehand has their rights here too: said, because somebody else put it there. */
+async function memberLines(session: Session, rolesBefore: readonly string[]): Promise<string[]> {
+  return (await ownRoleMembers(session))
+    .filter(({ role }) => rolesBefore.includes(role))
+    .map(({ role, members }) => `Members of "${role}", who have its rights here too: ${members.join(', ')}.`);
+}
+
+async function applyGrants(session: Session, wanted: Grants | undefined, isNew: boolean): Promise<string[]> {
+  const before = await readGrants(session);
+  if (wanted === undefined || wanted === before) {
+    return isNew || wanted !== undefined ? [grantsLines[before]] : [];
+  }
+  await setGrants(session, wanted);
+  return [isNew ? grantsLines[wanted] : `${grantsLines[wanted]} (Until now: ${before}.)`];
+}
+
+const grantsLines: Readonly<Record<Grants, string>> = Object.freeze({
+  public: 'Every role may enqueue, and sees its own requests and responses (--grants public).',
+  members: 'Members of the role "net_user" may enqueue, and see their own requests and responses (--grants members).',
+  none: 'Nobody but the owner of the schema may enqueue until you grant it (--grants none).',
+});
 
 async function report(
   session: Session,
@@ -132,6 +183,7 @@ async function report(
             ? '; install --show-settings makes pg_settings show them too.'
             : ' (pg_settings can only be made to by a superuser).'
         }`;
+  const grantsLine = await applyGrants(session, options.grants, kind === 'installed');
   const durableLines: string[] = [];
   if (options.durable === true) {
     await session.query(durableStatement);
@@ -152,6 +204,7 @@ async function report(
     database: String(row?.['database']),
     isExtension: row?.['is_extension'] === true,
     showsSettings: view.shown || wanted,
-    lines: [...lines, settingsLine, ...durableLines],
+    grants: await readGrants(session),
+    lines: [...lines, ...grantsLine, settingsLine, ...durableLines],
   };
 }

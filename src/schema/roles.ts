@@ -20,9 +20,33 @@ const usesStatement: Statement = {
     order by 1, 2`,
 };
 
+const membersStatement: Statement = {
+  name: 'pgfetch_role_members',
+  text: `
+    select r.rolname::text as role, array(
+      select m.rolname::text
+      from pg_catalog.pg_auth_members a
+      join pg_catalog.pg_roles m on m.oid = a.member
+      where a.roleid = r.oid and m.rolname <> current_user
+      order by 1
+    ) as members
+    from pg_catalog.pg_roles r
+    where r.rolname in ('net_admin', 'net_worker')
+    order by 1`,
+};
+
+/** Who is in the roles whose members see every request, oneself left out; roles without members are left out too. */
+export async function ownRoleMembers(
+  session: Session,
+): Promise<readonly { readonly role: string; readonly members: readonly string[] }[]> {
+  const roles = await session.query<Row & { role: string; members: readonly string[] }>(membersStatement);
+  return roles.filter(({ members }) => members.length > 0);
+}
+
 /** Constant texts: a role's name cannot be a parameter of DROP ROLE. */
 const dropScripts: Readonly<Record<string, string>> = Object.freeze({
   net_admin: 'drop role net_admin',
+  net_user: 'drop role net_user',
   net_worker: 'drop role net_worker',
 });
 

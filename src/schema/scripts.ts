@@ -1,5 +1,13 @@
 import { readdir, readFile } from 'node:fs/promises';
 
+/**
+ * Who may enqueue. `public`: every role. `members`: the members of the role `net_user`. `none`: only the owner of the
+ * schema, and whom the owner grants it to. Whoever may sees its own requests (without headers and body) and responses.
+ */
+export type Grants = 'public' | 'members' | 'none';
+
+export const grantsProfiles: readonly Grants[] = Object.freeze(['public', 'members', 'none']);
+
 /** What the install scripts do beyond the schema. */
 export type ScriptOptions = {
   /**
@@ -10,6 +18,8 @@ export type ScriptOptions = {
 };
 
 export type MigrationOptions = ScriptOptions & {
+  /** Default `public`: every role may enqueue. */
+  readonly grants?: Grants;
   /** Default true: the script brings its own BEGIN and COMMIT. False for a tool that runs a migration in its own transaction. */
   readonly transaction?: boolean;
 };
@@ -46,12 +56,20 @@ export async function sqlForMigration(options: MigrationOptions = {}): Promise<s
     '-- Written by: pgfetch sql. Run it once per database, as the role that is to own the schema: it needs CREATE on the',
     '-- database, and CREATEROLE for the roles net_admin and net_worker.',
   ];
+  const narrow = grantsScripts[options.grants ?? 'public'];
   if (options.transaction === false) {
     header.push('-- To be run in one transaction, as migration tools do by themselves.');
-    return `${header.join('\n')}\n\n${rememberSearchPath}\n${await topics(options)}\n${restoreSearchPath}`;
+    return `${header.join('\n')}\n\n${rememberSearchPath}\n${await topics(options)}\n${narrow}${restoreSearchPath}`;
   }
-  return `${header.join('\n')}\n\nbegin;\n\n${await installScript(options)}\ncommit;\n`;
+  return `${header.join('\n')}\n\nbegin;\n\n${await installScript(options)}\n${narrow}commit;\n`;
 }
+
+/** The schema comes with the rights of `public`. Within DO: a migration tool may not expect rows. */
+const grantsScripts: Readonly<Record<Grants, string>> = Object.freeze({
+  public: '',
+  members: "do $$ begin perform net.set_grants('members'); end $$;\n\n",
+  none: "do $$ begin perform net.set_grants('none'); end $$;\n\n",
+});
 
 /** The files of the extension `pg_net`, by name, for the server's `share/postgresql/extension`. */
 export async function extensionFiles(options: ScriptOptions = {}): Promise<Record<string, string>> {

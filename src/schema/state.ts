@@ -37,7 +37,7 @@ const rolesStatement: Statement = {
   text: `
     select r.rolname::text as name
     from pg_catalog.pg_roles r
-    where r.rolname in ('net_admin', 'net_worker')
+    where r.rolname in ('net_admin', 'net_worker', 'net_user')
       and pg_catalog.shobj_description(r.oid, 'pg_authid') like 'pgfetch:%'
     order by 1`,
 };
@@ -80,6 +80,17 @@ export function standby(database: string): SchemaError {
     `the server of database ${JSON.stringify(database)} is a standby: it is read-only`,
     {
       hint: 'Connect to the primary.',
+    },
+  );
+}
+
+export function lesserOwner(found: Extract<Installation, { kind: 'lesser_owner' }>): SchemaError {
+  return new SchemaError(
+    'insufficient_privilege',
+    `the schema "net" in database ${JSON.stringify(found.database)} is (in part) the property of ${JSON.stringify(found.owner)}, whose functions and triggers would run with the rights of the superuser ${JSON.stringify(found.role)}`,
+    {
+      detail: 'Whoever may create in a database can make a schema of that name, with anything in it.',
+      hint: `Connect as ${JSON.stringify(found.owner)}. If that role should have no such schema, drop it: DROP SCHEMA net CASCADE.`,
     },
   );
 }

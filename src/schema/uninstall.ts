@@ -4,7 +4,7 @@ import { findDrift } from './drift.ts';
 import { ownersError, SchemaError } from './errors.ts';
 import { dropRoles } from './roles.ts';
 import { sqlFile } from './scripts.ts';
-import { foreignSchema, inspect, lockInstallation, noRights, settingsView, standby } from './state.ts';
+import { foreignSchema, inspect, lesserOwner, lockInstallation, noRights, settingsView, standby } from './state.ts';
 
 export type UninstallOptions = {
   /** Also drop what depends on the schema (views, columns, triggers of yours). Default false: refuse, and list it. */
@@ -50,6 +50,8 @@ export async function uninstall(db: Database, options: UninstallOptions = {}): P
         throw foreignSchema();
       case 'standby':
         throw standby(found.database);
+      case 'lesser_owner':
+        throw lesserOwner(found);
       case 'no_rights':
         throw noRights(found.database, found.role, found.message);
       case 'missing':

@@ -15,6 +15,22 @@ const probeStatement: Statement = {
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where n.nspname = 'net' and c.relname = 'installation'
       ) as has_installation,
+      -- Whoever may create in a database can have made a schema of that name, and what is in it runs with our rights.
+      (
+        select o.rolname::text
+        from pg_catalog.pg_namespace n
+        cross join lateral (
+          select n.nspowner
+          union all
+          select c.relowner from pg_catalog.pg_class c where c.relnamespace = n.oid
+          union all
+          select p.proowner from pg_catalog.pg_proc p where p.pronamespace = n.oid
+        ) owned (by)
+        join pg_catalog.pg_roles o on o.oid = owned.by
+        join pg_catalog.pg_roles r on r.rolname = current_user
+        where n.nspname = 'net' and r.rolsuper and not o.rolsuper
+        limit 1
+      ) as lesser_owner,
       exists (select from pg_catalog.pg_extension e where e.extname = 'pg_net') as is_extension,
       pg_catalog.pg_is_in_recovery() as in_recovery,
       pg_catalog.current_database()::text as database,
@@ -45,6 +61,8 @@ export type Installation =
     }
   | { readonly kind: 'copy'; readonly database: string }
   | { readonly kind: 'standby'; readonly database: string }
+  /** We are a superuser and the owner of the schema is none: its functions and triggers are not to run with our rights. */
+  | { readonly kind: 'lesser_owner'; readonly database: string; readonly role: string; readonly owner: string }
   | { readonly kind: 'no_rights'; readonly database: string; readonly role: string; readonly message: string }
   | {
       readonly kind: 'ready';
@@ -59,6 +77,7 @@ export type Installation =
 type Probe = Row & {
   has_schema: boolean;
   has_installation: boolean;
+  lesser_owner: string | null;
   is_extension: boolean;
   in_recovery: boolean;
   database: string;
@@ -78,6 +97,9 @@ export async function inspectInstallation(session: Session): Promise<Installatio
   const { database, role } = probe;
   if (!probe.has_installation) {
     return { kind: probe.has_schema ? 'foreign' : 'missing', database };
+  }
+  if (probe.lesser_owner !== null) {
+    return { kind: 'lesser_owner', database, role, owner: probe.lesser_owner };
   }
   let isThere = false;
   try {

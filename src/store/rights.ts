@@ -19,7 +19,7 @@ const missingRightsStatement: Statement = {
           ('net.http_request_queue', 'SELECT'), ('net.http_request_queue', 'DELETE'),
           ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
-          ('net.pause', 'SELECT')
+          ('net.pause', 'SELECT'), ('net.installation', 'SELECT')
       ) as t (name, privilege)
       union all
       select 'UPDATE (' || c.name || ') on table ' || c.of_table,
@@ -52,7 +52,8 @@ const missingRightsStatement: Statement = {
           ('net._session_lives(integer, timestamptz, timestamptz)'),
           ('net._interval_or_null(text)'),
           ('net._unstorable(bytea[])'),
-          ('net._settings_for(oid)')
+          ('net._settings_for(oid)'),
+          ('net._system_identifier()')
       ) as f (name)
       union all
       -- Without a policy for it a role is shown only its own requests, and takes the queue for empty.
@@ -77,8 +78,23 @@ const roleStatement: Statement = {
   text: `
     select
       current_user::text as name,
-      r.rolsuper as is_superuser,
-      r.rolbypassrls as bypasses_rls,
+      array(
+        select a.excess
+        from (
+          values
+            (r.rolsuper, 'is a superuser'), (r.rolbypassrls, 'has BYPASSRLS'), (r.rolcreaterole, 'has CREATEROLE'),
+            (r.rolcreatedb, 'has CREATEDB'), (r.rolreplication, 'has REPLICATION')
+        ) a (is_held, excess)
+        where a.is_held and (a.excess = 'is a superuser' or not r.rolsuper)
+        union all
+        select 'is a member of ' || pg_catalog.quote_ident(g.rolname)
+        from pg_catalog.pg_roles g
+        where not r.rolsuper
+          and g.oid <> r.oid
+          and g.rolname <> 'net_worker'
+          and pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')
+        limit 10
+      ) as excess,
       exists (
         select
         from pg_catalog.pg_namespace n
@@ -91,8 +107,8 @@ const roleStatement: Statement = {
 
 export type RoleFacts = {
   readonly name: string;
-  readonly isSuperuser: boolean;
-  readonly bypassesRls: boolean;
+  /** What it may beyond what a worker needs: `is a superuser`, `is a member of app`, ... */
+  readonly excess: readonly string[];
   /** It has the rights of the owner of the schema `net`. */
   readonly ownsSchema: boolean;
   /** The role `net_worker` exists on this server. */
@@ -111,8 +127,7 @@ export async function readMissingRights(session: Session): Promise<readonly stri
 export async function readRights(session: Session): Promise<RoleFacts> {
   type RoleRow = Row & {
     name: string;
-    is_superuser: boolean;
-    bypasses_rls: boolean;
+    excess: readonly string[];
     owns_schema: boolean;
     has_worker_role: boolean;
   };
@@ -122,8 +137,7 @@ export async function readRights(session: Session): Promise<RoleFacts> {
   }
   return {
     name: role.name,
-    isSuperuser: role.is_superuser,
-    bypassesRls: role.bypasses_rls,
+    excess: role.excess,
     ownsSchema: role.owns_schema,
     hasWorkerRole: role.has_worker_role,
     missing: await readMissingRights(session),

@@ -17,6 +17,8 @@ export function explain(installation: Exclude<Installation, { kind: 'ready' }>):
       return `database ${database} is a copy: pgfetch was installed on another server or database, and what that had queued is not sent from here. If this is the database that should send now, run: pgfetch adopt --queue keep (or --queue discard).`;
     case 'standby':
       return `the server of database ${database} is a standby (read-only). Waiting until it is promoted; connect to the primary to serve now.`;
+    case 'lesser_owner':
+      return `the schema "net" in database ${database} is (in part) the property of ${JSON.stringify(installation.owner)}, whose functions and triggers would run with the rights of the superuser ${JSON.stringify(installation.role)}. Connect as ${JSON.stringify(installation.owner)}, or as a login that holds net_worker and nothing else.`;
     case 'no_rights':
       return `role ${JSON.stringify(installation.role)} may not serve database ${database}: ${installation.message}${installation.message.includes('\n') ? '\n' : '. '}Run as the schema's owner: GRANT net_worker TO ${JSON.stringify(installation.role)}.`;
   }
