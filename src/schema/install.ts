@@ -47,9 +47,9 @@ const durableStatement: Statement = {
   text: 'select net.set_durable(true)',
 };
 
-/** The roles belong to the whole server: two databases that install at once may both create them, and one loses. */
+/** Two that install at once may both create the schema, or (for two databases of a server) the roles, and one loses. */
 const attemptsMax = 3;
-const uniqueViolation = '23505';
+const raceLost: readonly string[] = Object.freeze(['23505', '42P06', '42710']);
 
 /**
  * Installs the schema `net` as plain SQL, in one transaction: all of it or nothing. Where it is installed already nothing
@@ -63,7 +63,7 @@ export async function install(db: Database, options: InstallOptions = {}): Promi
     try {
       return await db.transaction((session) => installWithin(session, options));
     } catch (error) {
-      const lostRace = error instanceof PostgresError && error.code === uniqueViolation;
+      const lostRace = error instanceof PostgresError && raceLost.includes(error.code);
       if (!lostRace || attempt === attemptsMax) {
         throw error;
       }

@@ -3,17 +3,31 @@ import { type Installation, inspectInstallation, schemaVersion } from '../store/
 import { SchemaError } from './errors.ts';
 
 /**
- * Serialises what changes the installation of one database: two installs at once, or one beside an uninstall. The number
- * is arbitrary, and ours.
+ * Serialises what changes the installation of one database, say an adoption beside an uninstall. A lock that only the owner
+ * may take: an advisory one could be held by anybody, for ever. Two installs at once meet at the schema's name.
  */
-const lockStatement: Statement = {
-  name: 'pgfetch_schema_lock',
-  text: 'select pg_catalog.pg_advisory_xact_lock(7021934850216649235)',
-};
+const lockScript = `
+  do $$
+  begin
+    if exists (
+      select
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = 'net' and c.relname = 'installation' and c.relkind = 'r'
+        and pg_catalog.pg_has_role(c.relowner, 'USAGE')
+    ) then
+      lock table net.installation in share row exclusive mode;
+    end if;
+  exception
+    -- Uninstalled while we waited.
+    when undefined_table or invalid_schema_name then
+      null;
+  end
+  $$`;
 
-/** Waits for other installs of this database to end, and keeps them out until the transaction ends. */
+/** Waits for others that change this installation, and keeps them out until the transaction ends. */
 export async function lockInstallation(session: Session): Promise<void> {
-  await session.query(lockStatement);
+  await session.execute(lockScript);
 }
 
 const shownStatement: Statement = {
