@@ -25,10 +25,12 @@ describe.each(availableMajors())('install on PostgreSQL %i', (major) => {
       database: site.name,
       isExtension: false,
       showsSettings: true,
+      grants: 'public',
       lines: [
         `Created the schema "net" (version ${version}) in database "${site.name}".`,
         'Created the role "net_admin": its members read every request and response.',
         'Created the role "net_worker": grant it to the login that the worker connects as.',
+        'Every role may enqueue, and sees its own requests and responses (--grants public).',
         "Made pg_settings show pg_net's settings (this changed the rule of a system view; pgfetch uninstall puts it back).",
       ],
     });

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { install } from '../../src/schema/install.ts';
+import { sqlFile } from '../../src/schema/scripts.ts';
 import { uninstall } from '../../src/schema/uninstall.ts';
 import { availableMajors } from '../support/servers.ts';
 import { catalog, openDatabase, openSite } from './databases.ts';
@@ -159,7 +160,7 @@ describe.each(availableMajors())('uninstall on PostgreSQL %i', (major) => {
     await site.sql(`create role test_owner login; grant create on database "${site.name}" to test_owner`);
     const owner = await site.open('test_owner');
     await install(owner);
-    await install(await site.open(), { showSettings: true });
+    await site.sql(await sqlFile('optional/show_settings.sql'));
     expect((await uninstall(owner)).lines.join('\n')).toMatch(/Left the rule of pg_settings as it is/);
     expect(await site.sql(`select name from pg_settings where name like 'pg_net%'`)).toEqual([]);
   });
