@@ -41,7 +41,7 @@ const missingRightsStatement: Statement = {
       from (
         values
           ('net.worker_id_seq', 'USAGE'),
-          ('net.wake_promise', 'SELECT'), ('net.wake_promise', 'UPDATE'),
+          ('net.wake_promise', 'UPDATE'),
           ('net.worker_restart_seq', 'SELECT'), ('net.http_request_queue_id_seq', 'SELECT')
       ) as s (name, privilege)
       union all

@@ -1,0 +1,204 @@
+import type pg from 'pg';
+import { describe, expect, test } from 'vitest';
+import { noTimings } from '../../src/core/outcome.ts';
+import { settlementOf } from '../../src/core/settlement.ts';
+import type { Database } from '../../src/postgres/database.ts';
+import { connectPg } from '../../src/postgres/pg.ts';
+import { claim } from '../../src/store/claim.ts';
+import { expire, nextExpiryMs } from '../../src/store/expire.ts';
+import { inspectInstallation } from '../../src/store/installation.ts';
+import { reclaim, reclaimLost, reclaimOrphans } from '../../src/store/reclaim.ts';
+import { deregister, detach, register, renewLease } from '../../src/store/register.ts';
+import { release } from '../../src/store/release.ts';
+import { readMissingRights } from '../../src/store/rights.ts';
+import { sessionSettings } from '../../src/store/session.ts';
+import { readSettings } from '../../src/store/settings.ts';
+import { settle } from '../../src/store/settle.ts';
+import {
+  announcePromise,
+  horizon,
+  nextDueMs,
+  promise,
+  takeTransactionId,
+  wakeChannel,
+  withdrawPromise,
+} from '../../src/store/wake.ts';
+import { closedAfterEach, type Opened } from '../support/opened.ts';
+import { availableMajors } from '../support/servers.ts';
+import { openStage, type Stage } from './stage.ts';
+
+const leaseMs = 60_000;
+
+async function connectAs(opened: Opened, stage: Stage, user: string): Promise<Database> {
+  const db = await connectPg({
+    connectionString: stage.urlAs(user),
+    applicationName: 'pg_net test',
+    connectTimeoutMs: 10_000,
+    sessionSettings,
+  });
+  opened.push(() => db.close());
+  return db;
+}
+
+/** Fails with what came of it. A right that is missing may show as nothing found. */
+function must(isSo: boolean, what: string): void {
+  if (!isSo) throw new Error(what);
+}
+
+async function enrol(db: Database, name: string): Promise<bigint> {
+  const options = { workerId: null, name, version: 'test', ownsSession: false, leaseMs };
+  const registration = await register(db, options);
+  if (registration === null) throw new Error('not registered');
+  return registration.workerId;
+}
+
+/** Every statement that a worker makes, each of which must do what it is for. */
+async function work(db: Database, admin: pg.Client): Promise<void> {
+  await admin.query(`
+    truncate net.http_request_queue, net._http_response, net.worker;
+    select setval('net.wake_promise', 1);
+    select net.http_get('http://h/' || n) from generate_series(1, 6) n`);
+  const found = await inspectInstallation(db);
+  must(found.kind === 'ready', `the installation is ${found.kind}`);
+  must((await readSettings(db)).problems.length === 0, 'the settings have problems');
+  must(await db.listen(wakeChannel, () => {}), 'it hears nothing');
+  const id = await enrol(db, 'one');
+  const dead = await enrol(db, 'dead');
+  must((await renewLease(db, id, leaseMs)) !== null, 'the lease is not renewed');
+
+  // Of the six: one is held by a worker that dies, one is given back, one is claimed by a connection that is lost.
+  must((await claim(db, dead, 1, 0n))?.rows.length === 1, 'the other worker claims nothing');
+  must((await renewLease(db, dead, -leaseMs)) !== null, 'the other lease does not lapse');
+  must((await reclaim(db, id)).freed === 1, 'what a dead worker held is not free');
+  const [first] = (await claim(db, id, 1, 0n))?.rows ?? [];
+  must(first !== undefined, 'nothing is claimed');
+  await release(db, id, [first?.id ?? 0n]);
+  must((await nextDueMs(db)) !== null, 'nothing was given back');
+  must((await claim(db, id, 1, 0n))?.rows.length === 1, 'what was given back is not claimed');
+  must((await reclaimLost(db, id, [])) === 1, 'what was lost is not free');
+  const among = await claim(db, id, 2, 0n, { origins: ['h'], included: true });
+  const others = await claim(db, id, 10, 0n);
+  const rows = [...(among?.rows ?? []), ...(others?.rows ?? [])];
+  must(rows.length === 6, `${rows.length} of 6 are claimed`);
+
+  const reply = {
+    kind: 'reply',
+    status: 200,
+    headers: [],
+    body: new Uint8Array(),
+    truncated: false,
+    timings: noTimings,
+  } as const;
+  const [odd, orphan, ...plain] = rows.map((row) => settlementOf(row, reply));
+  must((await settle(db, id, plain)).recorded.length === 4, 'answers are not recorded');
+  must(odd !== undefined && orphan !== undefined, 'there is nothing more to record');
+  // Refused as it is: taken apart, looked at, recorded as best it can be.
+  const refused = odd === undefined ? [] : [{ ...odd, content: 'a\u0000é' }];
+  must((await settle(db, id, refused)).recorded.length === 1, 'what the database refuses is not recorded');
+  await detach(db, id, leaseMs);
+  await deregister(db, id);
+  must((await reclaimOrphans(db)) === 1, 'the orphan is not free');
+
+  await announcePromise(db);
+  await promise(db, 1_000);
+  await withdrawPromise(db);
+  await takeTransactionId(db);
+  must((await horizon(db)).lastId > 0n, 'no id was given out');
+  const begin = new Date(0);
+  must((await nextExpiryMs(db, 1_000, begin)) !== null, 'nothing will expire');
+  must((await expire(db, -1_000, 100, begin)).rows === 5, 'nothing expires');
+  const { rows: left } = await admin.query('select count(*)::int as n from net._http_response');
+  must(left[0].n === 0, 'what has expired is still there');
+}
+
+type Right = { readonly object: string; readonly privilege: string; readonly column: string | null };
+
+const rightsOfWorker = `
+  select o.object, lower(a.privilege_type) as privilege, o.column
+  from pg_namespace n
+  cross join lateral (
+    select 'schema net', null, n.nspacl
+    union all
+    select 'function ' || p.oid::regprocedure, null, p.proacl from pg_proc p where p.pronamespace = n.oid
+    union all
+    select case c.relkind when 'S' then 'sequence ' else 'table ' end || c.oid::regclass, null, c.relacl
+    from pg_class c
+    where c.relnamespace = n.oid
+    union all
+    select 'table ' || c.oid::regclass, t.attname, t.attacl
+    from pg_class c
+    join pg_attribute t on t.attrelid = c.oid
+    where c.relnamespace = n.oid
+  ) o (object, "column", acl)
+  cross join lateral aclexplode(o.acl) a
+  where n.nspname = 'net' and a.grantee = 'net_worker'::regrole
+  order by 1, 3, 2`;
+
+/** Not the worker's: `pgfetch doctor` runs with the worker's connection string and compares the schema with what was installed. */
+const kept = ['execute on function net._fingerprint()'];
+
+describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
+  const opened = closedAfterEach();
+
+  test('is enough for everything that a worker does, though nobody else has any right', async () => {
+    const stage = await openStage(opened, major, { grants: 'none' });
+    const db = await connectAs(opened, stage, 'serving');
+    expect(await readMissingRights(db)).toEqual([]);
+    await work(db, stage.admin);
+  });
+
+  test('has no right too many: without any one of them something fails, and doctor names it', async () => {
+    const stage = await openStage(opened, major, { grants: 'none' });
+    const { admin } = stage;
+    const { rows: rights } = await admin.query<Right>(rightsOfWorker);
+    expect(rights.length).toBeGreaterThan(20);
+    const db = await connectAs(opened, stage, 'serving');
+    const needless: string[] = [];
+    const unnamed: string[] = [];
+    for (const { object, privilege, column } of rights) {
+      const right = `${privilege}${column === null ? '' : ` (${column})`} on ${object}`;
+      await admin.query(`revoke ${right} from net_worker`);
+      const outcome = await work(db, admin).then(
+        () => 'done',
+        (error: Error) => error.message,
+      );
+      const missing = await readMissingRights(db).catch(() => ['all']);
+      await admin.query(`grant ${right} to net_worker`);
+      if (outcome === 'done' && !kept.includes(right)) needless.push(right);
+      if (missing.length === 0 && !kept.includes(right)) unnamed.push(right);
+    }
+    expect({ needless, unnamed }).toEqual({ needless: [], unnamed: [] });
+    for (const [policy, table] of [
+      ['worker_requests', 'net.http_request_queue'],
+      ['worker_responses', 'net._http_response'],
+    ]) {
+      await admin.query(`alter policy ${policy} on ${table} to postgres`);
+      await expect(work(db, admin), policy).rejects.toThrow();
+      expect(await readMissingRights(db)).toEqual([`rows of other roles in ${table}`]);
+      await admin.query(`alter policy ${policy} on ${table} to net_worker`);
+    }
+    await work(db, admin);
+  });
+
+  test('cannot change the schema, call the owner’s functions, nor take a trigger along', async () => {
+    const stage = await openStage(opened, major);
+    const db = await connectAs(opened, stage, 'serving');
+    for (const statement of [
+      `update net.http_request_queue set url = 'http://evil'`,
+      'truncate net.http_request_queue',
+      'create trigger t before insert on net._http_response for each row execute function suppress_redundant_updates_trigger()',
+      'alter table net._http_response add column x int',
+      `update net._http_response set content = 'forged'`,
+      `select setval('net.http_request_queue_id_seq', 1)`,
+      `select net.set_paused(true)`,
+      `select net.set_grants('public')`,
+      `insert into net.http_request_queue (method, url, headers, timeout_milliseconds) values ('GET', 'http://h', '{}', 1)`,
+      'create table net.mine (x int)',
+      'create role another',
+      `select pg_read_file('/etc/passwd')`,
+    ]) {
+      await expect(db.execute(statement), statement).rejects.toMatchObject({ code: '42501' });
+    }
+    await stage.expectUnharmed();
+  });
+});
