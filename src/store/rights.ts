@@ -51,6 +51,8 @@ const missingRightsStatement: Statement = {
         values
           ('net._session_lives(integer, timestamptz, timestamptz)'),
           ('net._interval_or_null(text)'),
+          ('net._bytes_or_null(text)'),
+          ('net._is_readable(text, text, jsonb)'),
           ('net._unstorable(bytea[])'),
           ('net._settings_for(oid)'),
           ('net._system_identifier()')

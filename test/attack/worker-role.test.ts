@@ -14,6 +14,7 @@ import { readMissingRights } from '../../src/store/rights.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { readSettings } from '../../src/store/settings.ts';
 import { settle } from '../../src/store/settle.ts';
+import { refuseUnreadable } from '../../src/store/unreadable.ts';
 import {
   announcePromise,
   horizon,
@@ -65,6 +66,7 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   const id = await enrol(db, 'one');
   const dead = await enrol(db, 'dead');
   must((await renewLease(db, id, leaseMs)) !== null, 'the lease is not renewed');
+  await refuseUnreadable(db);
 
   // Of the six: one is held by a worker that dies, one is given back, one is claimed by a connection that is lost.
   must((await claim(db, dead, 1, 0n))?.rows.length === 1, 'the other worker claims nothing');
