@@ -10,7 +10,7 @@ import { inspectInstallation } from '../../src/store/installation.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../../src/store/reclaim.ts';
 import { deregister, detach, register, renewLease } from '../../src/store/register.ts';
 import { release } from '../../src/store/release.ts';
-import { readMissingRights } from '../../src/store/rights.ts';
+import { readMissingRights, readRights } from '../../src/store/rights.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { readSettings } from '../../src/store/settings.ts';
 import { settle } from '../../src/store/settle.ts';
@@ -180,6 +180,24 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       await admin.query(`alter policy ${policy} on ${table} to net_worker`);
     }
     await work(db, admin);
+  });
+
+  test('is all that doctor lets pass: whatever a login has besides is named', async () => {
+    const stage = await openStage(opened, major);
+    const { admin } = stage;
+    const excess = async (): Promise<readonly string[]> =>
+      (await readRights(await connectAs(opened, stage, 'serving'))).excess;
+    expect(await excess()).toEqual([]);
+    await admin.query('alter role serving createrole createdb; grant pg_monitor to serving');
+    try {
+      expect(await excess()).toEqual(
+        expect.arrayContaining(['has CREATEROLE', 'has CREATEDB', 'is a member of pg_monitor']),
+      );
+    } finally {
+      await admin.query('alter role serving nocreaterole nocreatedb; revoke pg_monitor from serving');
+    }
+    const superuser = await readRights(await connectAs(opened, stage, 'postgres'));
+    expect(superuser.excess[0]).toBe('is a superuser');
   });
 
   test('cannot change the schema, call the owner’s functions, nor take a trigger along', async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { findDrift } from '../../src/schema/drift.ts';
 import { install } from '../../src/schema/install.ts';
 import { availableMajors } from '../support/servers.ts';
 import { openSite, type Site } from './databases.ts';
@@ -14,7 +15,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
   test('is created, dropped and created again', async () => {
     const site = await openSite(major);
     await site.sql('create extension pg_net');
-    expect(await site.sql(settingsShown)).toHaveLength(7);
+    expect(await site.sql(settingsShown)).toHaveLength(10);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`)).toEqual([{ id: 1 }]);
     await site.sql('drop extension pg_net');
     expect(await site.sql(settingsShown)).toEqual([]);
@@ -59,6 +60,21 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
     expect(report.lines[0]).toMatch(/already installed in database "\w+" as the extension pg_net; nothing was changed/);
   });
 
+  test('who may enqueue is said afterwards, as for a plain installation', async () => {
+    const site = await openSite(major);
+    await site.sql(`create extension pg_net; select net.set_grants('members'); create role test_user login`);
+    await expect(site.sql(`select net.http_get('http://127.0.0.1/')`, 'test_user')).rejects.toMatchObject({
+      code: '42501',
+    });
+    await site.sql('grant net_user to test_user');
+    expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`, 'test_user')).toEqual([{ id: 1 }]);
+    const db = await site.open();
+    expect(await findDrift(db)).toEqual([]);
+    expect(await install(db)).toMatchObject({ isExtension: true, grants: 'members' });
+    expect(await install(db, { grants: 'public' })).toMatchObject({ grants: 'public' });
+    expect(await findDrift(db)).toEqual([]);
+  });
+
   test('it does not take over a plain installation', async () => {
     const site = await openSite(major);
     await install(await site.open());
@@ -73,7 +89,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
       { owner },
     ]);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`, owner)).toEqual([{ id: 1 }]);
-    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(7);
+    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(10);
     await site.sql('drop extension pg_net', owner);
     await site.sql('create extension pg_net', owner);
   });
