@@ -122,7 +122,7 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
   const deny = parseEntries(options.deny ?? [], 'deny');
 
   function judge(address: Address, name: string | undefined): string | undefined {
-    const denied = firstMatch(deny.ranges, address) ?? firstEmbeddedMatch(deny.ranges, address);
+    const denied = firstDenied(deny.ranges, address);
     if (denied !== undefined) return `${denied.text} is in the deny list`;
     if (name !== undefined && matchesHost(allow.names, name)) return undefined;
     if (allow.words.has('all') || firstMatch(allow.ranges, address) !== undefined) return undefined;
@@ -239,14 +239,25 @@ function firstMatch(ranges: readonly Range[], address: Address): Range | undefin
   return ranges.find(({ base, bits }) => base.kind() === address.kind() && address.match(base, bits));
 }
 
-/** A denied IPv4 block is also denied when a transition mechanism hides it inside an IPv6 address. */
-function firstEmbeddedMatch(ranges: readonly Range[], address: Address): Range | undefined {
-  if (!isIPv6(address)) return undefined;
-  for (const inner of embeddedIPv4(address.parts)) {
-    const match = firstMatch(ranges, inner);
+/**
+ * What is denied is also denied under its other names: an IPv4 address that a transition mechanism hides inside an IPv6
+ * address, and the unspecified address, which systems take for their own loopback.
+ */
+function firstDenied(ranges: readonly Range[], address: Address): Range | undefined {
+  const names = isIPv6(address) ? [address, ...embeddedIPv4(address.parts)] : [address];
+  for (const name of names) {
+    const match = firstMatch(ranges, name) ?? (isUnspecified(name) ? firstLoopback(ranges) : undefined);
     if (match !== undefined) return match;
   }
   return undefined;
+}
+
+function isUnspecified(address: Address): boolean {
+  return address.toByteArray().every((byte) => byte === 0);
+}
+
+function firstLoopback(ranges: readonly Range[]): Range | undefined {
+  return localhostAddresses.map((each) => firstMatch(ranges, parseAddress(each))).find((match) => match !== undefined);
 }
 
 /** The IPv4 addresses that an IPv6 address may stand for: mapped, compatible, NAT64, 6to4, Teredo, ISATAP. */

@@ -106,8 +106,22 @@ type ParsedUrl = {
   readonly authorization: string | undefined;
 };
 
+/**
+ * Whether user information, host and port together have a length that some may have. The time that a host's characters beyond
+ * ASCII take goes by their square (Punycode): seconds for what a header can hold.
+ */
+export function isWorthParsing(url: string): boolean {
+  const authority = authorityPattern.exec(url.replace(/[\t\r\n]/g, ''))?.[1] ?? '';
+  return authority.length <= authorityLengthMax;
+}
+
+/** Of an absolute URL, or of one that begins with its host, in whatever way the URL standard puts up with. */
+const authorityPattern = /^\s*(?:https?:[/\\]*|[/\\]{2,})([^/\\?#]*)/i;
+const authorityLengthMax = 2_048;
+
 /** Parses an absolute http(s) URL; its credentials become the value of an Authorization header. */
 function parseUrl(text: string): ParsedUrl | Problem {
+  if (!isWorthParsing(text)) return problems.invalidUrl;
   let url: URL;
   try {
     url = new URL(text);

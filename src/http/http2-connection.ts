@@ -10,6 +10,8 @@ const exchangesMax = 100;
 /** Bytes of replies that may be under way on a connection; a stream has a share of it. */
 const windowBytes = 4 * 1024 * 1024;
 const streamWindowBytes = 256 * 1024;
+/** A server may name so many origins that it speaks for (RFC 8336), which we do not use: Node.js keeps all of them. */
+const originsMax = 1_000;
 
 const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_CANCEL, NGHTTP2_HTTP_1_1_REQUIRED } = http2.constants;
 
@@ -17,12 +19,14 @@ const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_CANCEL, NGHTTP2_HTTP_1
 export class Http2Connection implements Connection {
   readonly origin: string;
   readonly #session: ClientHttp2Session;
+  readonly #socket: Socket;
   readonly #streams = new Set<Http2Exchange>();
   #isUsable = true;
   #isBroken = false;
 
   constructor(origin: string, socket: Socket, headBytesMax: number) {
     this.origin = origin;
+    this.#socket = socket;
     this.#session = http2.connect(origin, {
       createConnection: () => socket,
       // A server cannot push to us, nor make us keep much.
@@ -30,7 +34,15 @@ export class Http2Connection implements Connection {
       maxSessionMemory: 32,
       maxReservedRemoteStreams: 0,
     });
-    this.#session.once('connect', () => this.#session.setLocalWindowSize(windowBytes));
+    // It comes a moment later, and even if the session has ended by then.
+    this.#session.once('connect', () => {
+      if (!this.#session.destroyed) this.#session.setLocalWindowSize(windowBytes);
+    });
+    let origins = 0;
+    this.#session.on('origin', (named) => {
+      origins += named.length;
+      if (origins > originsMax) this.#end();
+    });
     // What ends the session ends its streams, each of which says so.
     this.#session.on('error', (error: NodeJS.ErrnoException) => {
       this.#isBroken = error.code === 'ERR_HTTP2_ERROR' || error.code === 'ERR_HTTP2_SESSION_ERROR';
@@ -73,12 +85,21 @@ export class Http2Connection implements Connection {
   destroy(): void {
     this.#isUsable = false;
     for (const exchange of [...this.#streams]) exchange.stop();
-    this.#session.destroy();
+    this.#end();
   }
 
-  /** Takes no more exchanges. */
+  /** Whoever waits for a reply is told. */
+  #end(): void {
+    this.#isUsable = false;
+    this.#session.destroy();
+    // A session that was closed in order leaves it open until the server closes it, too.
+    this.#socket.destroy();
+  }
+
+  /** Takes no more exchanges, and ends with the last that is under way. */
   retire(): void {
     this.#isUsable = false;
+    if (this.#streams.size === 0) this.#end();
   }
 
   forget(exchange: Http2Exchange): void {

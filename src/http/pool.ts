@@ -19,6 +19,8 @@ const ageMsMax = 5 * 60_000;
 /** After so long without a request the server may well have closed it, and we not have noticed yet. */
 const restedMs = 100;
 const sweepEveryMs = 1_000;
+/** After so long the next request does not wait any longer for the first connection to its origin. */
+const probeMs = 250;
 
 type Waiter = {
   readonly deadline: Deadline;
@@ -33,6 +35,8 @@ type Member = {
   /** Since when it has no request. */
   idleSinceMs: number;
   isIdle: boolean;
+  /** It takes many requests at a time, or may: a server can change its mind. */
+  readonly isShared: boolean;
 };
 
 /** The connections of one origin. */
@@ -42,6 +46,8 @@ type Lane = {
   open: number;
   /** Whether one has been made, so that it is known what the server speaks. */
   isKnown: boolean;
+  /** Until then, whether one more may be dialled: the last has taken long. */
+  mayProbe: boolean;
   /** Those without a request that take one at a time. The last one used is the next to be used: the others may then age and close. */
   readonly idle: Member[];
   /** Those that take many requests at a time, busy or not. */
@@ -109,23 +115,24 @@ export class Pool {
   #lane(target: Target): Lane {
     let lane = this.#lanes.get(target.origin);
     if (lane === undefined) {
-      lane = { target, open: 0, isKnown: false, idle: [], shared: [], waiters: new Set() };
+      lane = { target, open: 0, isKnown: false, mayProbe: false, idle: [], shared: [], waiters: new Set() };
       this.#lanes.set(target.origin, lane);
     }
     return lane;
   }
 
-  /** The first connection to an https origin tells whether one is enough for all: the others wait for it. */
+  /** The first connection to an https origin tells whether one is enough for all: the others wait for it, but not for long. */
   #mayDial(lane: Lane): boolean {
     const { secure } = lane.target;
-    return lane.open < this.#options.connectionsPerOriginMax && (lane.isKnown || !secure || lane.open === 0);
+    const isSure = lane.isKnown || !secure || lane.open === 0 || lane.mayProbe;
+    return isSure && lane.open < this.#options.connectionsPerOriginMax;
   }
 
   #keep(member: Member): void {
     if (member.isIdle) return;
     member.isIdle = true;
     member.idleSinceMs = this.#options.now();
-    if (member.connection.exchangesMax === 1) member.lane.idle.push(member);
+    if (!member.isShared) member.lane.idle.push(member);
     this.#idle += 1;
     if (this.#idle > this.#idleMax) this.#discardOldest();
     this.#sweeper ??= setInterval(() => this.#sweep(), sweepEveryMs).unref();
@@ -171,7 +178,7 @@ export class Pool {
     const nowMs = this.#options.now();
     for (const lane of [...this.#lanes.values()]) {
       for (const member of [...lane.idle, ...lane.shared]) {
-        if (member.isIdle && isOver(member, nowMs)) this.#retire(member);
+        if (member.isIdle && (isOver(member, nowMs) || !member.connection.isUsable)) this.#retire(member);
       }
     }
     if (this.#idle === 0) {
@@ -199,23 +206,43 @@ export class Pool {
 
   async #dial(lane: Lane, deadline: Deadline): Promise<Connection | Problem> {
     lane.open += 1;
+    lane.mayProbe = false;
     // It may just have lost its last connection.
     this.#lanes.set(lane.target.origin, lane);
-    const connected = await this.#options.connect(lane.target, deadline);
-    if ('kind' in connected) {
-      lane.open -= 1;
+    const probe = lane.isKnown || !lane.target.secure ? undefined : setTimeout(() => this.#probe(lane), probeMs);
+    let connected: Connected | Problem | undefined;
+    let member: Member | undefined;
+    try {
+      connected = await this.#options.connect(lane.target, deadline);
+      if ('kind' in connected) return connected;
+      member = this.#join(lane, connected);
+      return member.connection;
+    } catch (error) {
+      if (connected !== undefined && 'socket' in connected) connected.socket.destroy();
+      throw error;
+    } finally {
+      clearTimeout(probe);
+      if (member === undefined) lane.open -= 1;
+      else lane.isKnown = true;
       this.#serveWaiters(lane);
-      return connected;
     }
+  }
+
+  #join(lane: Lane, connected: Connected): Member {
     const connection = this.#options.open(lane.target, connected);
     const nowMs = this.#options.now();
-    const member: Member = { connection, lane, bornAtMs: nowMs, idleSinceMs: nowMs, isIdle: false };
+    const isShared = connection.exchangesMax > 1;
+    const member: Member = { connection, lane, bornAtMs: nowMs, idleSinceMs: nowMs, isIdle: false, isShared };
     this.#members.set(connection, member);
-    lane.isKnown = true;
-    if (connection.exchangesMax > 1) lane.shared.push(member);
+    if (isShared) lane.shared.push(member);
     connected.socket.once('close', () => this.#retire(member));
+    return member;
+  }
+
+  /** A dial takes long: it may be the only one that does. */
+  #probe(lane: Lane): void {
+    lane.mayProbe = !lane.isKnown;
     this.#serveWaiters(lane);
-    return connection;
   }
 
   /** There may be room for those who wait: on a connection that is there, or for one more. */
@@ -227,11 +254,12 @@ export class Pool {
       if (shared !== undefined && room > 0) {
         this.#busy(shared);
         for (; room > 0; room -= 1) nextWaiter(lane)?.resolve(shared.connection);
-        return;
       }
       if (!this.#mayDial(lane)) return;
       const waiter = nextWaiter(lane);
       if (waiter !== undefined) waiter.resolve(this.#dial(lane, waiter.deadline));
+      // One more may be enough for all that are left.
+      if (lane.shared.length > 0) return;
     }
     if (lane.open === 0 && this.#lanes.get(lane.target.origin) === lane) this.#lanes.delete(lane.target.origin);
   }
@@ -242,7 +270,10 @@ export class Pool {
     remove(lane.idle, member);
     remove(lane.shared, member);
     this.#busy(member);
-    if (connection.exchanges > 0) return;
+    if (connection.exchanges > 0) {
+      this.#serveWaiters(lane);
+      return;
+    }
     connection.destroy();
     if (!this.#members.delete(connection)) return;
     lane.open -= 1;

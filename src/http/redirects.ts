@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { HeaderList } from '../core/request.ts';
 import { type Problem, problems } from './failures.ts';
-import { type Hop, pathOf, targetOf } from './hop.ts';
+import { type Hop, isWorthParsing, pathOf, targetOf } from './hop.ts';
 
 /**
  * What may go to another origin than the one the caller wrote down. Everything else might be a credential: `apikey`,
@@ -63,9 +63,11 @@ export function nextHop(hop: Hop, status: number, location: string): Hop | Probl
 }
 
 function resolve(location: string, base: URL): URL | Problem {
+  const text = textOf(location);
+  if (!isWorthParsing(text)) return problems.invalidUrl;
   let url: URL;
   try {
-    url = new URL(textOf(location), base);
+    url = new URL(text, base);
   } catch {
     return problems.invalidUrl;
   }

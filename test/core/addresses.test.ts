@@ -142,6 +142,16 @@ describe('allow', () => {
     expect(policy.addressDenial('10.1.1.1', 'example.com')).toBeDefined();
   });
 
+  it('loses against a denied loopback under the names that systems take for it', () => {
+    for (const deny of ['loopback', '127.0.0.0/8', '::1']) {
+      const policy = createAddressPolicy({ allow: ['all', 'any.example'], deny: [deny] });
+      for (const address of ['0.0.0.0', '::', '::ffff:0.0.0.0', '64:ff9b::']) {
+        expect(policy.addressDenial(address, 'any.example'), address).toMatch(/deny list/);
+      }
+      for (const host of ['0.0.0.0', '0', '0x0', '[::]']) expect(policy.hostDenial(host), host).toMatch(/deny list/);
+    }
+  });
+
   it('loses against deny', () => {
     const policy = createAddressPolicy({ allow: ['loopback', '8.8.8.8'], deny: ['loopback', '8.8.8.0/24'] });
     for (const name of ['localhost', '127.0.0.1', '[::1]', '8.8.8.8'])

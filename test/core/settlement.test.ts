@@ -179,6 +179,8 @@ describe('a body', () => {
     ['text/plain; charset=no-such', [0x41], 'A', false],
     ['text/plain', [0xff, 0x41], '\uFFFDA', false],
     [null, [0x41, 0x00, 0x42], 'A\uFFFDB', false],
+    // So long a Content-Type is not looked into.
+    [`text/plain; charset=iso-8859-1${' '.repeat(1_000)}`, [0x63, 0xe9], 'c\uFFFD', false],
     ['not a type; charset=latin1', [0x41], 'A', true],
   ])('of type %j is decoded by its charset', (contentType, bytes, text, exact) => {
     expect(decodeBody(new Uint8Array(bytes), contentType)).toEqual({ text, exact });

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import http2, { type Http2SecureServer, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { HttpClient } from '../../src/http/client.ts';
 import {
   expectFailure,
@@ -10,10 +10,12 @@ import {
   request,
   serverIdentity,
   type TestServer,
+  tcpServer,
   testCa,
   testClient,
   text,
   tlsServer,
+  watchDialling,
 } from './loopback.ts';
 
 type Respond = (stream: ServerHttp2Stream, headers: http2.IncomingHttpHeaders) => void;
@@ -277,5 +279,82 @@ describe('HTTP/2', () => {
     await http.close();
     expect(expectFailure(await hanging).code).toBe('cancelled');
     await server.idle();
+  });
+
+  it('a server that says goodbye and never closes keeps no socket', async () => {
+    const server = await http2Server((stream, headers) => {
+      const { session } = stream;
+      ok(stream, headers);
+      stream.on('close', () => session?.goaway());
+    });
+    const { sockets } = watchDialling();
+    const http = client();
+    for (let i = 0; i < 5; i++) {
+      expectReply(await http.send(request(server.url)));
+      await vi.waitFor(() => expect(sockets.every((socket) => socket.destroyed)).toBe(true));
+    }
+    expect(sockets).toHaveLength(5);
+  });
+
+  it('a server that names origins without end is left, and holds no memory', async () => {
+    const server = await http2Server((stream, headers) => {
+      ok(stream, headers);
+      for (let i = 0; i < 40; i++) {
+        (stream.session as ServerHttp2Session | undefined)?.origin(
+          ...Array.from({ length: 100 }, (_, n) => `https://${i}-${n}.example`),
+        );
+      }
+    });
+    const http = client();
+    await http.send(request(server.url));
+    await server.idle();
+    expectReply(await http.send(request(server.url)));
+  });
+
+  it('a server that takes one request at a time gets several connections', async () => {
+    const server = await http2Server(
+      (stream, headers) => {
+        setTimeout(() => ok(stream, headers), headers[':path'] === '/slow' ? 300 : 0);
+      },
+      { maxConcurrentStreams: 1 },
+    );
+    const http = client();
+    expectReply(await http.send(request(server.url)));
+    for (let round = 0; round < 3; round++) {
+      await Promise.all([1, 2, 3, 4].map(async () => expectReply(await http.send(request(`${server.url}/slow`)))));
+    }
+    expect(server.sessions.length).toBeGreaterThanOrEqual(4);
+    expect(server.sessions.length).toBeLessThanOrEqual(10);
+  });
+
+  it('those that wait for a connection get one, whatever becomes of the first', async () => {
+    const server = await http2Server((stream, headers) => {
+      if (headers[':path'] === '/') ok(stream, headers);
+    });
+    const http = client();
+    // More than one connection takes, and none of them is ever answered.
+    const hanging = Array.from({ length: 100 }, () => http.send(request(`${server.url}/hang`, { timeoutMs: 5_000 })));
+    const quick = await Promise.all(
+      Array.from({ length: 200 }, () => http.send(request(server.url, { timeoutMs: 4_000 }))),
+    );
+    expect(new Set(quick.map((outcome) => outcome.kind))).toEqual(new Set(['reply']));
+    await http.close();
+    await Promise.all(hanging);
+  });
+
+  it('a handshake that hangs holds up those that wait for it for a moment only', async () => {
+    let connections = 0;
+    const good = http2.createSecureServer({ ...serverIdentity() }, (_incoming, response) => response.end('good'));
+    const server = await tcpServer((socket) => {
+      connections += 1;
+      if (connections > 1) good.emit('connection', socket);
+    });
+    const url = server.url.replace('http:', 'https:');
+    const http = client();
+    const hanging = http.send(request(url, { timeoutMs: 8_000 }));
+    const others = await Promise.all([1, 2, 3].map(() => http.send(request(url, { timeoutMs: 5_000 }))));
+    expect(others.map((outcome) => text(expectReply(outcome)))).toEqual(['good', 'good', 'good']);
+    await http.close();
+    await hanging;
   });
 });

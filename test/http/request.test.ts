@@ -153,3 +153,20 @@ describe('a request that is refused', () => {
     });
   });
 });
+
+describe('a host of thousands of characters', () => {
+  // Each distinct character beyond ASCII costs all those before it: a second for what a header can hold.
+  const host = Array.from({ length: 20_000 }, (_, i) => String.fromCodePoint(0x4e00 + ((i * 7_919) % 20_000))).join('');
+
+  it.each(['http://', 'https:', 'HTTP:\\\\', 'http://user@', 'ht\ttp://'])('is none: %j', async (before) => {
+    expect(await testClient().send(request(`${before}${host}/`))).toMatchObject({ code: 'invalid_url' });
+  });
+
+  it.each(['http://', '//', '\\\\'])('is none after a redirect either: %j', async (before) => {
+    const location = Buffer.from(`${before}${host}/`).toString('latin1');
+    const server = await tcpServer((socket) => {
+      socket.on('data', () => socket.end(`HTTP/1.1 302 F\r\nLocation: ${location}\r\n\r\n`, 'latin1'));
+    });
+    expect(await testClient().send(request(server.url))).toMatchObject({ code: 'invalid_url' });
+  });
+});
