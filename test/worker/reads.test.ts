@@ -61,7 +61,8 @@ test('what is read of the queue grows with the requests, not with their square',
     ]);
     await drain();
     await stop();
-    expect(await rowsReadOf(client, 'http_request_queue')).toBeLessThan(requests * 10);
+    // Up to so many that are claimed and not yet recorded are passed over by each claim. Their square would be a hundred times more.
+    expect(await rowsReadOf(client, 'http_request_queue')).toBeLessThan(requests * 30);
   });
 });
 
