@@ -23,7 +23,8 @@ const refuseUnreadableStatement: Statement = {
     insert into net._http_response (id, timed_out, error_msg, error_code, login_role, set_role)
     select
       r.id, false, 'The request holds characters that cannot be converted to UTF-8', 'invalid_request', r.login_role, r.set_role
-    from refused r`,
+    from refused r
+    on conflict (id) do nothing`,
 };
 
 /** Whether the server could not tell us what is in a row. */

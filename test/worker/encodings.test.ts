@@ -139,6 +139,21 @@ describe.each([
     expect(await sql('select from net.http_request_queue')).toEqual([]);
   });
 
+  test('holds nothing up where a response with its id is there already', async () => {
+    const { sql, drain } = await open(encoding);
+    await sql(prepare);
+    await sql(`
+      insert into net.http_request_queue (method, url, headers, timeout_milliseconds) values
+        ('GET', '${echo.url}/' || ${asText(hex)}, '{}', 5000);
+      insert into net._http_response (id, status_code) select q.id, 418 from net.http_request_queue q;
+      select net.http_get('${echo.url}/get')`);
+    await drain();
+    expect(await sql('select status_code from net._http_response order by id')).toEqual([
+      { status_code: 418 },
+      { status_code: 200 },
+    ]);
+  });
+
   test('fails alone when it is inserted by hand', async () => {
     const { sql, drain } = await open(encoding);
     await sql(prepare);
