@@ -50,6 +50,7 @@ describe('the package holds', () => {
       'README.md',
       'LICENSE',
       'CHANGELOG.md',
+      'SECURITY.md',
       'dist/index.js',
       'dist/index.d.ts',
       'dist/cli/main.js',
@@ -68,7 +69,8 @@ describe('the package holds', () => {
 
   test('nothing else: no tests, no sources, no data', () => {
     const strange = files.filter(
-      (name) => !/^(dist|sql|extension|docs|examples)\/|^(README|CHANGELOG)\.md$|^LICENSE$|^package\.json$/.test(name),
+      (name) =>
+        !/^(dist|sql|extension|docs|examples)\/|^(README|CHANGELOG|SECURITY)\.md$|^LICENSE$|^package\.json$/.test(name),
     );
     expect(strange).toEqual([]);
     expect(files.filter((name) => /test|\.log$|\.env/.test(name) && name !== 'docs/testing.md')).toEqual([]);
