@@ -205,8 +205,10 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
       },
     ];
   }
-  // Where there is no such role the worker has to be the owner.
-  const excess = [...role.excess, ...(role.ownsSchema && role.hasWorkerRole ? ['owns the schema net'] : [])];
+  // Where there is no such role the worker has to be the owner, with what an owner needs elsewhere.
+  const excess = role.hasWorkerRole
+    ? [...role.excess, ...(role.ownsSchema ? ['owns the schema net'] : [])]
+    : role.excess.filter((what) => !role.ownsSchema || ['is a superuser', 'has BYPASSRLS'].includes(what));
   const [first] = excess;
   if (first !== undefined) {
     return [
@@ -214,8 +216,9 @@ function rightsChecks(role: RoleFacts): readonly Check[] {
         name: 'rights',
         state: 'warning',
         message: `role ${JSON.stringify(role.name)} can run a worker, but ${first === 'is a superuser' ? first : excess.join(', ')}`,
-        advice:
-          'A worker needs less: CREATE ROLE pgfetch_worker LOGIN PASSWORD ...; GRANT net_worker TO pgfetch_worker;',
+        advice: role.hasWorkerRole
+          ? 'A worker needs less: CREATE ROLE pgfetch_worker LOGIN PASSWORD ...; GRANT net_worker TO pgfetch_worker;'
+          : 'A worker needs less: connect it as an owner of the schema net that has nothing of this.',
       },
     ];
   }

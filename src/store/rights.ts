@@ -93,7 +93,8 @@ const roleStatement: Statement = {
         from pg_catalog.pg_roles g
         where not r.rolsuper
           and g.oid <> r.oid
-          and g.rolname <> 'net_worker'
+          -- Whoever owns the database is a member of pg_database_owner, and nobody else can be.
+          and g.rolname not in ('net_worker', 'pg_database_owner')
           and pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')
         limit 10
       ) as excess,

@@ -188,6 +188,9 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
     const excess = async (): Promise<readonly string[]> =>
       (await readRights(await connectAs(opened, stage, 'serving'))).excess;
     expect(await excess()).toEqual([]);
+    await admin.query(`alter database ${stage.name} owner to serving`);
+    expect(await excess()).toEqual([]);
+    await admin.query(`alter database ${stage.name} owner to postgres`);
     await admin.query('alter role serving createrole createdb; grant pg_monitor to serving');
     try {
       expect(await excess()).toEqual(
