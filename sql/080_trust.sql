@@ -13,41 +13,61 @@ create policy own_requests on net.http_request_queue for select to public
 create policy own_responses on net._http_response for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
 
--- The roles are missing where the installer may not create them; everything then belongs to the schema's owner alone.
-do $$
+-- Roles belong to the whole server. Who may grant one of ours decides who reads or enqueues requests here: a tenant that made
+-- it beforehand, comment included, must not. (From PostgreSQL 16 on who creates a role keeps ADMIN OPTION on it.)
+-- API: private
+create function net._refuse_untrusted_roles(role_names text[])
+  returns void
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
 declare
   role_name  text;
   admin_name text;
 begin
-  -- Roles belong to the whole server. Who may grant one of ours decides who reads the requests here: a tenant that made it
-  -- beforehand, comment included, must not. (From PostgreSQL 16 on who creates a role keeps ADMIN OPTION on it.)
   select r.rolname, a.rolname
   into role_name, admin_name
-  from pg_catalog.pg_auth_members m
-  join pg_catalog.pg_roles r on r.oid = m.roleid
-  join pg_catalog.pg_roles a on a.oid = m.member
-  where r.rolname in ('net_admin', 'net_worker')
+  from pg_auth_members m
+  join pg_roles r on r.oid = m.roleid
+  join pg_roles a on a.oid = m.member
+  where r.rolname = any (role_names)
     and m.admin_option
     and not a.rolsuper
     and a.rolname <> current_user
     and not exists (
-      select from pg_catalog.pg_auth_members c
-      join pg_catalog.pg_roles i on i.oid = c.member
+      select from pg_auth_members c
+      join pg_roles i on i.oid = c.member
       where c.roleid = a.oid and i.rolname = current_user
     )
     and not exists (
-      select from pg_catalog.pg_database d where d.datname = pg_catalog.current_database() and d.datdba = a.oid
+      select from pg_database d where d.datname = current_database() and d.datdba = a.oid
+    )
+    -- A superuser may call set_grants where another owns the schema.
+    and not exists (
+      select from pg_namespace n where n.nspname = 'net' and n.nspowner = a.oid
     )
   limit 1;
   if found then
     raise exception 'role "%" is not to be trusted: "%" may grant it to anybody', role_name, admin_name
       using errcode = 'insufficient_privilege',
-            detail  = 'Whoever holds pgfetch''s roles sees every request of this database.',
-            hint    = pg_catalog.format(
-                        'If that role is trusted, let it install, or make it the owner of this database. Else, as a superuser: REVOKE ADMIN OPTION FOR %I FROM %I CASCADE; and install again.',
+            detail  = case role_name
+                        when 'net_user' then 'Whoever holds net_user may enqueue requests in this database.'
+                        else 'Whoever holds pgfetch''s roles sees every request of this database.'
+                      end,
+            hint    = format(
+                        'If that role is trusted, let it install, or make it the owner of this database. Else, as a superuser: REVOKE ADMIN OPTION FOR %I FROM %I CASCADE; and try again.',
                         role_name, admin_name
                       );
   end if;
+end
+$$;
+
+-- The roles are missing where the installer may not create them; everything then belongs to the schema's owner alone.
+do $$
+begin
+  perform net._refuse_untrusted_roles('{net_admin,net_worker}');
 
   if exists (select from pg_catalog.pg_roles where rolname = 'net_admin') then
     create policy every_request on net.http_request_queue for select to net_admin using (true);
@@ -111,9 +131,15 @@ begin
       from pg_class c
       join pg_attribute t on t.attrelid = c.oid
       where c.relnamespace = n.oid
+      union all
+      select 'type', t.oid::regtype::text, t.typowner, t.typacl
+      from pg_type t
+      where t.typnamespace = n.oid
     ) o (kind, name, owner, acl)
     cross join lateral aclexplode(o.acl) a
     where n.nspname = 'net' and o.owner = n.nspowner and a.grantee <> o.owner
+      -- USAGE on a type lets nobody see or do anything: it stays PUBLIC's, as PostgreSQL has it.
+      and (o.kind <> 'type' or a.grantee <> 0)
   loop
     execute format('revoke all on %s %s from %s cascade', holding.kind, holding.name, holding.grantee);
   end loop;
@@ -163,7 +189,9 @@ begin
   if exists (select from pg_roles where rolname = 'net_admin') then
     grant select on net.http_request_queue, net._http_response, net.worker, net.settings to net_admin;
     grant execute on function net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
-      net._refuse_endless_wait(), net.check_worker_is_up() to net_admin;
+      net._refuse_endless_wait(), net.check_worker_is_up(),
+      -- What `pgfetch status` and `pgfetch doctor` read the settings by.
+      net._interval_or_null(text), net._bytes_or_null(text) to net_admin;
   end if;
 
   if exists (select from pg_roles where rolname = 'net_worker') then
@@ -219,6 +247,7 @@ begin
               detail  = 'pgfetch''s own role cannot log in, has no special rights, and carries a comment that starts with "pgfetch:".',
               hint    = 'Rename or drop that role (ALTER ROLE net_user RENAME TO ...) and try again.';
     end if;
+    perform net._refuse_untrusted_roles('{net_user}');
   elsif (select rolsuper or rolcreaterole from pg_roles where rolname = current_user) then
     create role net_user nologin;
     comment on role net_user is 'pgfetch: may enqueue requests where pgfetch is installed with --grants members';

@@ -162,9 +162,15 @@ as $$
       select format('column %s.%I', r.oid::regclass, c.attname), r.relowner, c.attacl
       from relation r
       join pg_attribute c on c.attrelid = r.oid and c.attacl is not null
+      union all
+      select format('type %s', t.oid::regtype), t.typowner, t.typacl
+      from pg_type t
+      join schema s on s.oid = t.typnamespace
     ) a (object, owner, acl)
     cross join lateral aclexplode(a.acl) x
     where x.grantee <> a.owner
+      -- PUBLIC's USAGE on a type is PostgreSQL's default, recorded or not.
+      and not (a.object like 'type %' and x.grantee = 0)
     group by a.object
   )
   select jsonb_object_agg(i.object, i.detail) from item i

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { version } from '../config/version.ts';
 import { type Database, PostgresError } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
-import { findDrift } from '../schema/drift.ts';
+import { findDrift, isOfRights } from '../schema/drift.ts';
 import { readGrants } from '../schema/grants.ts';
 import type { Grants } from '../schema/scripts.ts';
 import { inspectInstallation } from '../store/installation.ts';
@@ -178,7 +178,9 @@ async function driftCheck(db: Database): Promise<Check> {
     message: [...shown, ...more].join('; '),
     advice: isHarmless
       ? 'Keep objects of your own in a schema of your own: uninstalling and upgrading do not expect them here.'
-      : 'Undo those changes; or, when the queue is empty, uninstall and install again.',
+      : drift.every(isOfRights)
+        ? 'Set every right anew, as the owner of the schema, with the profile you want: pgfetch install --grants public, members or none.'
+        : 'Undo those changes; or, when the queue is empty, uninstall and install again.',
   };
 }
 

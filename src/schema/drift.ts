@@ -50,6 +50,11 @@ export async function findDrift(session: Session): Promise<readonly Drift[]> {
   return compare(parse(row.installed), parse(row.found));
 }
 
+/** Whether setting the profile of grants anew undoes it. */
+export function isOfRights({ object }: Drift): boolean {
+  return object === 'profile' || object.startsWith(rightsPrefix);
+}
+
 function compare(installed: ReadonlyMap<string, string>, found: ReadonlyMap<string, string>): readonly Drift[] {
   const drifts: Drift[] = [];
   // Under that profile it is for the owner to grant.

@@ -1,6 +1,6 @@
 import { type Database, PostgresError, type Session, type Statement } from '../postgres/database.ts';
 import type { Installation } from '../store/installation.ts';
-import { readGrants, setGrants } from './grants.ts';
+import { areGrants, readGrants, setGrants } from './grants.ts';
 import { ownRoleMembers } from './roles.ts';
 import { type Grants, installScript, packageVersion, type ScriptOptions, sqlFile } from './scripts.ts';
 import {
@@ -94,7 +94,10 @@ async function installWithin(session: Session, options: InstallOptions): Promise
       const lines = [
         `Created the schema "net" (version ${await packageVersion()}) in database ${JSON.stringify(found.database)}.`,
         ...roleLines(rolesBefore, await ownRoles(session)),
-        ...(await memberLines(session, rolesBefore)),
+        ...(await memberLines(
+          session,
+          rolesBefore.filter((role) => role !== 'net_user'),
+        )),
       ];
       return await report(session, 'installed', lines, options);
     }
@@ -142,19 +145,24 @@ function roleLines(before: readonly string[], after: readonly string[]): string[
 }
 
 /** Who was in the roles beforehand has their rights here too: said, because somebody else put it there. */
-async function memberLines(session: Session, rolesBefore: readonly string[]): Promise<string[]> {
-  return (await ownRoleMembers(session))
-    .filter(({ role }) => rolesBefore.includes(role))
-    .map(({ role, members }) => `Members of "${role}", who have its rights here too: ${members.join(', ')}.`);
+async function memberLines(session: Session, roles: readonly string[]): Promise<string[]> {
+  return (await ownRoleMembers(session, roles)).map(
+    ({ role, members }) => `Members of "${role}", who have its rights here too: ${members.join(', ')}.`,
+  );
 }
 
 async function applyGrants(session: Session, wanted: Grants | undefined, isNew: boolean): Promise<string[]> {
   const before = await readGrants(session);
-  if (wanted === undefined || wanted === before) {
+  if (wanted === undefined || (await areGrants(session, wanted))) {
     return isNew || wanted !== undefined ? [grantsLines[before]] : [];
   }
+  const rolesBefore = await ownRoles(session);
   await setGrants(session, wanted);
-  return [isNew ? grantsLines[wanted] : `${grantsLines[wanted]} (Until now: ${before}.)`];
+  const line = grantsLines[wanted];
+  return [
+    isNew ? line : `${line} (${before === wanted ? 'Some rights were others until now.' : `Until now: ${before}.`})`,
+    ...(wanted === 'members' && rolesBefore.includes('net_user') ? await memberLines(session, ['net_user']) : []),
+  ];
 }
 
 const grantsLines: Readonly<Record<Grants, string>> = Object.freeze({

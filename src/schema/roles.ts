@@ -31,15 +31,16 @@ const membersStatement: Statement = {
       order by 1
     ) as members
     from pg_catalog.pg_roles r
-    where r.rolname in ('net_admin', 'net_worker')
+    where r.rolname = any ($1)
     order by 1`,
 };
 
-/** Who is in the roles whose members see every request, oneself left out; roles without members are left out too. */
+/** Who is in those roles, oneself left out; roles without members are left out too. */
 export async function ownRoleMembers(
   session: Session,
+  names: readonly string[],
 ): Promise<readonly { readonly role: string; readonly members: readonly string[] }[]> {
-  const roles = await session.query<Row & { role: string; members: readonly string[] }>(membersStatement);
+  const roles = await session.query<Row & { role: string; members: readonly string[] }>(membersStatement, [names]);
   return roles.filter(({ members }) => members.length > 0);
 }
 

@@ -4,7 +4,8 @@ import { SchemaError } from './errors.ts';
 
 /**
  * Serialises what changes the installation of one database, say an adoption beside an uninstall. A lock that only the owner
- * may take: an advisory one could be held by anybody, for ever. Two installs at once meet at the schema's name.
+ * may take: an advisory one could be held by anybody, for ever. Two installs at once meet at the schema's name. A superuser
+ * does not wait for what belongs to a lesser role, which is refused anyway, and could make it wait for ever.
  */
 const lockScript = `
   do $$
@@ -13,8 +14,11 @@ const lockScript = `
       select
       from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      join pg_catalog.pg_roles o on o.oid = c.relowner
+      join pg_catalog.pg_roles r on r.rolname = current_user
       where n.nspname = 'net' and c.relname = 'installation' and c.relkind = 'r'
-        and pg_catalog.pg_has_role(c.relowner, 'USAGE')
+        and pg_catalog.pg_has_role(o.oid, 'USAGE')
+        and (o.rolsuper or not r.rolsuper)
     ) then
       lock table net.installation in share row exclusive mode;
     end if;

@@ -114,6 +114,39 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     expect(await install(await site.open())).toMatchObject({ kind: 'installed' });
   });
 
+  test('neither is a net_user of an attacker’s, where its members may enqueue; members of one that is are named', async () => {
+    const site = await openWithAttacker(major, 'createrole');
+    await site.sql(`create role net_user; comment on role net_user is 'pgfetch: forged'`, 'test_attacker');
+    if (major < 16) await site.sql('grant net_user to test_attacker with admin option');
+    const db = await site.open();
+    await install(db);
+    await expect(install(db, { grants: 'members' })).rejects.toMatchObject({
+      code: '42501',
+      message: 'role "net_user" is not to be trusted: "test_attacker" may grant it to anybody',
+    });
+    expect((await install(db)).grants).toBe('public');
+    await site.sql('revoke admin option for net_user from test_attacker cascade');
+    const { lines } = await install(db, { grants: 'members' });
+    expect(lines).toContain('Members of "net_user", who have its rights here too: test_attacker.');
+  });
+
+  test('the owner of the schema, who made net_user, does not keep a superuser from setting the profile', async () => {
+    const site = await openWithAttacker(major);
+    await site.sql(`create role test_owner login createrole; grant create on database "${site.name}" to test_owner`);
+    await install(await site.open('test_owner'), { grants: 'members' });
+    await site.sql(`select net.set_grants('public'); select net.set_grants('members')`);
+  });
+
+  test('a lock that the owner of such a schema holds does not keep the superuser waiting', async () => {
+    const site = await openWithAttacker(major);
+    await site.sql(await sqlForMigration(), 'test_attacker');
+    const [db, owner] = [await site.open(), await site.open('test_attacker')];
+    await owner.transaction(async (session) => {
+      await session.execute('lock table net.installation');
+      await expect(install(db)).rejects.toThrow(/property of "test_attacker"/);
+    });
+  });
+
   test('whoever is in such a role beforehand is named', async () => {
     const site = await openWithAttacker(major);
     await site.sql(
@@ -129,6 +162,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       alter default privileges grant all on tables to test_attacker;
       alter default privileges grant all on sequences to test_attacker, public;
       alter default privileges grant all on functions to test_attacker;
+      alter default privileges grant all on types to test_attacker;
       alter default privileges grant all on schemas to test_attacker with grant option`);
     const db = await site.open();
     await install(db);
@@ -150,6 +184,8 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
           union all
           select p.oid::regprocedure::text, p.proacl from pg_proc p where p.pronamespace = 'net'::regnamespace
           union all
+          select t.oid::regtype::text, t.typacl from pg_type t where t.typnamespace = 'net'::regnamespace
+          union all
           select 'net', n.nspacl from pg_namespace n where n.nspname = 'net'
         ) a (object, acl)
         cross join lateral aclexplode(a.acl) x
@@ -159,6 +195,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       alter default privileges revoke all on tables from test_attacker;
       alter default privileges revoke all on sequences from test_attacker, public;
       alter default privileges revoke all on functions from test_attacker;
+      alter default privileges revoke all on types from test_attacker;
       alter default privileges revoke all on schemas from test_attacker`);
   });
 

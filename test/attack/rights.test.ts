@@ -30,6 +30,10 @@ const everyRight = `
     from pg_class c
     join pg_attribute t on t.attrelid = c.oid
     where c.relnamespace = n.oid
+    union all
+    select 'type ' || t.oid::regtype, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
+    from pg_type t
+    where t.typnamespace = n.oid and t.typelem = 0 and (t.typacl is not null or t.typtype in ('d', 'e'))
   ) o (object, owner, acl)
   cross join lateral aclexplode(o.acl) a
   cross join lateral (select case when a.grantee = 0 then 'PUBLIC' else pg_get_userbyid(a.grantee)::text end) grantee (name)
@@ -133,7 +137,8 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     expect(await outcomes(attacker)).toEqual(['42501']);
     const db = await openDatabase(opened, stage);
     expect(await findDrift(db)).toEqual([]);
-    expect(await install(db)).toMatchObject({ kind: 'already_installed', grants: 'none' });
+    expect(await install(db, { grants: 'none' })).toMatchObject({ kind: 'already_installed', grants: 'none' });
+    expect((await outcomes(victim)).includes('rows ')).toBe(true);
     await admin.query('grant trigger on net._http_response to victim');
     expect(await findDrift(db)).toMatchObject([{ object: 'rights on table net._http_response' }]);
   });
@@ -156,6 +161,26 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await expect(await rightsOf(admin)).toMatchFileSnapshot('rights/none.txt');
     await install(db, { grants: 'public' });
     expect(await rightsOf(admin)).toBe(asInstalled);
+    expect(await findDrift(db)).toEqual([]);
+  });
+
+  test('a profile is set where it is only recorded, and what was granted besides taken away', async () => {
+    const stage = await openStage(opened, major, { grants: 'members' });
+    const { admin, attacker } = stage;
+    const db = await openDatabase(opened, stage);
+    // As pg_dump has it: the extension made anew, which records `public`, and then the rights.
+    await admin.query(`
+      update net.installation set fingerprint = fingerprint || '{"profile": "public"}';
+      grant usage on type net.request_status to attacker`);
+    expect(await install(db)).toMatchObject({ grants: 'members' });
+    expect(await findDrift(db)).toMatchObject([{ object: 'profile' }, { object: 'rights on type net.request_status' }]);
+    const { lines } = await install(db, { grants: 'public' });
+    expect(lines.join('\n')).toMatch(/Every role may enqueue.*\(Until now: members\.\)/);
+    await expect(await rightsOf(admin)).toMatchFileSnapshot('rights/public.txt');
+    expect(await outcomes(attacker)).toEqual(['rows ']);
+    await admin.query('grant insert on net._http_response to attacker');
+    await install(db, { grants: 'public' });
+    await expect(await rightsOf(admin)).toMatchFileSnapshot('rights/public.txt');
     expect(await findDrift(db)).toEqual([]);
   });
 

@@ -30,7 +30,7 @@ afterEach(async () => {
 afterAll(async () => {
   const admin = new pg.Client({ connectionString: server.connectionString });
   await admin.connect();
-  await admin.query('drop role if exists cli_plain, cli_scram');
+  await admin.query('drop role if exists cli_plain, cli_scram, cli_owner');
   await admin.end();
 });
 
@@ -285,6 +285,35 @@ describe('doctor', () => {
     worker.signal('SIGTERM');
     expect((await worker.ended).status).toBe(0);
     await client.query('revoke net_worker from cli_plain; drop role cli_plain');
+  });
+
+  test('says which profile is in force, and how to set one; net_admin may look, too', async () => {
+    await cli('install', '--grants', 'members');
+    await client.query(`update net.installation set fingerprint = fingerprint || '{"profile": "public"}'`);
+    await client.query('create role cli_plain login; grant net_admin to cli_plain');
+    const url = new URL(database.url);
+    url.username = 'cli_plain';
+    const found = await examine(url.href);
+    expect(named(found, 'grants')).toMatchObject({ message: expect.stringMatching(/\(members\)/) });
+    expect(named(found, 'drift')).toMatchObject({ advice: expect.stringMatching(/install --grants/) });
+    expect(named(found, 'settings')).toMatchObject({ state: 'ok' });
+    await client.query('revoke net_admin from cli_plain; drop role cli_plain');
+  });
+
+  test('lets the owner be the worker where there is no role for it', async () => {
+    await client.query('drop role if exists net_admin, net_worker, net_user');
+    await client.query(`create role cli_owner login; alter database ${database.name} owner to cli_owner`);
+    const url = new URL(database.url);
+    url.username = 'cli_owner';
+    expect((await runCli(['install', '-d', url.href])).status).toBe(0);
+    await client.query('grant pg_monitor to cli_owner');
+    expect(named(await examine(url.href), 'rights')).toMatchObject({ state: 'ok' });
+    await client.query('alter role cli_owner createdb bypassrls');
+    expect(named(await examine(url.href), 'rights')).toMatchObject({
+      state: 'warning',
+      message: expect.stringMatching(/but has BYPASSRLS$/),
+      advice: expect.not.stringMatching(/GRANT net_worker/),
+    });
   });
 
   test('finds drift, a wrong setting, a copy and another version', async () => {
