@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
+import { optionsOf } from '../soak/options.mjs';
 
 const help = `Usage: npm run fuzz -- [options]
 
@@ -37,15 +38,7 @@ const { values } = parseArgs({
   },
 });
 
-const number = (name, least) => {
-  const value = Number(values[name]);
-  if (!Number.isFinite(value) || value < least) throw new Error(`--${name} must be a number from ${least} on`);
-  return value;
-};
-
-const say = (text) => {
-  if (!values.json) process.stderr.write(`${text}\n`);
-};
+const { number, say } = optionsOf(values);
 
 const rssMb = () => process.memoryUsage.rss() / 2 ** 20;
 

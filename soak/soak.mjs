@@ -6,6 +6,7 @@ import pg from 'pg';
 import { enqueue, Pace } from './enqueuers.mjs';
 import { drawPlan, happen, kindNames } from './faults.mjs';
 import { balance, Ledger } from './ledger.mjs';
+import { optionsOf } from './options.mjs';
 import { feelPulse, stall } from './pulse.mjs';
 import { randomOf } from './random.mjs';
 import { openStage } from './stage.mjs';
@@ -48,15 +49,7 @@ const { values } = parseArgs({
   },
 });
 
-const number = (name, least) => {
-  const value = Number(values[name]);
-  if (!Number.isFinite(value) || value < least) throw new Error(`--${name} must be a number from ${least} on`);
-  return value;
-};
-
-const say = (text) => {
-  if (!values.json) process.stderr.write(`${text}\n`);
-};
+const { number, say } = optionsOf(values);
 
 async function soak() {
   const requests = number('requests', 1);

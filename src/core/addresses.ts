@@ -1,8 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { canonicalName, isAddress, isHostName, looksLikeIPv4, matchesHost } from './hosts.ts';
 
-export { isAddress } from './hosts.ts';
-
 /**
  * The address policy: which hosts a request may reach. Everything that is not public unicast is denied unless allowed,
  * so that SQL cannot make the worker talk to itself, to its neighbours or to a cloud's metadata service.

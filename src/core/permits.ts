@@ -1,10 +1,9 @@
-type Waiter = { readonly amount: number; readonly granted: () => void };
-
 /** An amount of something, of which several may hold a part at a time; whoever comes when too little is left waits for its turn. */
 export class Supply {
   readonly #total: number;
   #held = 0;
-  readonly #waiting = new Set<Waiter>();
+  /** Who waits, in order, and for how much. */
+  readonly #waiting = new Map<() => void, number>();
 
   constructor(total: number) {
     this.#total = total;
@@ -16,17 +15,17 @@ export class Supply {
   }
 
   /** For {@link Permits}: takes an amount, true if it could be had at once. */
-  take(waiter: Waiter): boolean {
+  take(amount: number, granted: () => void): boolean {
     // Nobody overtakes: a large amount would otherwise wait for ever beside small ones.
-    const granted = this.#waiting.size === 0 && this.#hasRoomFor(waiter.amount);
-    if (granted) this.#held += waiter.amount;
-    else this.#waiting.add(waiter);
-    return granted;
+    const isGranted = this.#waiting.size === 0 && this.#hasRoomFor(amount);
+    if (isGranted) this.#held += amount;
+    else this.#waiting.set(granted, amount);
+    return isGranted;
   }
 
   /** For {@link Permits}: waits no longer. */
-  withdraw(waiter: Waiter): void {
-    if (this.#waiting.delete(waiter)) this.#grant();
+  withdraw(granted: () => void): void {
+    if (this.#waiting.delete(granted)) this.#grant();
   }
 
   /** For {@link Permits}: gives an amount back. */
@@ -40,11 +39,11 @@ export class Supply {
   }
 
   #grant(): void {
-    for (const waiter of this.#waiting) {
-      if (!this.#hasRoomFor(waiter.amount)) return;
-      this.#waiting.delete(waiter);
-      this.#held += waiter.amount;
-      waiter.granted();
+    for (const [granted, amount] of this.#waiting) {
+      if (!this.#hasRoomFor(amount)) return;
+      this.#waiting.delete(granted);
+      this.#held += amount;
+      granted();
     }
   }
 }
@@ -53,33 +52,20 @@ export class Supply {
 export class Permits {
   readonly #supply: Supply;
   readonly #amount: number;
-  readonly #waiting = new Map<() => void, Waiter>();
 
   constructor(supply: Supply, amount: number) {
     this.#supply = supply;
     this.#amount = amount;
   }
 
-  /** Takes one: true if it could be had at once, else `granted` is called when it is there. */
+  /** Takes one: true if it could be had at once, else `granted`, a function of its own, is called when it is there. */
   request(granted: () => void): boolean {
-    const waiter: Waiter = {
-      amount: this.#amount,
-      granted: () => {
-        this.#waiting.delete(granted);
-        granted();
-      },
-    };
-    const isGranted = this.#supply.take(waiter);
-    if (!isGranted) this.#waiting.set(granted, waiter);
-    return isGranted;
+    return this.#supply.take(this.#amount, granted);
   }
 
   /** Waits no longer. */
   withdraw(granted: () => void): void {
-    const waiter = this.#waiting.get(granted);
-    if (waiter === undefined) return;
-    this.#waiting.delete(granted);
-    this.#supply.withdraw(waiter);
+    this.#supply.withdraw(granted);
   }
 
   /** Gives one back. */

@@ -15,6 +15,8 @@ export type Target = {
   /** As `URL.hostname` writes it: IPv6 addresses in brackets. */
   readonly host: string;
   readonly port: number;
+  /** Host and port as a Host header has them: without a port that goes without saying. */
+  readonly authority: string;
 };
 
 export type ConnectorOptions = {

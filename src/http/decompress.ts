@@ -2,6 +2,7 @@ import zlib from 'node:zlib';
 import type { Permits } from '../core/permits.ts';
 import type { Coding } from './codings.ts';
 import type { Deadline, Waiting } from './deadline.ts';
+import { smallBodyBytesMax } from './exchange.ts';
 import { type Problem, problems } from './failures.ts';
 
 /** What is asked for where the caller asks for nothing. */
@@ -26,8 +27,6 @@ export type DecodingLimits = {
   readonly decoders: Permits;
 };
 
-/** Bodies up to this size are decoded whatever else is going on. */
-const smallBodyBytesMax = 65_536;
 const chunkBytes = 65_536;
 
 /**

@@ -35,8 +35,8 @@ export type ReplyLimits = {
   readonly largeBodies: Permits;
 };
 
-/** Bodies up to this size are collected whatever else is going on. */
-const smallBodyBytesMax = 65_536;
+/** Bodies up to this size are collected, and decoded, whatever else is going on. */
+export const smallBodyBytesMax = 65_536;
 /** Of a redirect's body no more than this is read to keep the connection; beyond, a new one is cheaper. */
 const discardedBytesMax = 65_536;
 const noBody = new Uint8Array(0);

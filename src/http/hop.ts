@@ -90,7 +90,7 @@ export class FirstHops {
 export function targetOf(url: URL): Target {
   const secure = url.protocol === 'https:';
   const port = url.port === '' ? (secure ? 443 : 80) : Number(url.port);
-  return { origin: url.origin, secure, host: url.hostname, port };
+  return { origin: url.origin, secure, host: url.hostname, port, authority: url.host };
 }
 
 /** What a URL asks for there. */

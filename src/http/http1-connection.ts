@@ -223,7 +223,7 @@ function requestHead(hop: Hop, viaProxy: ViaProxy | undefined): string {
     if (name.length === 4 && name.toLowerCase() === 'host') host = value;
     else fields += `${name}: ${value}\r\n`;
   }
-  if (host === '') host = hop.url.host;
+  if (host === '') host = hop.target.authority;
   const bytes = body?.byteLength ?? 0;
   const length = bytes > 0 || methodsWithBody.has(method) ? `Content-Length: ${bytes}\r\n` : '';
   return `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n${fields}${length}\r\n`;

@@ -207,7 +207,7 @@ function requestFields(hop: Hop): http2.OutgoingHttpHeaders {
   const fields: http2.OutgoingHttpHeaders & { [name: string]: string | string[] } = Object.create(null);
   fields[':method'] = hop.method;
   fields[':scheme'] = 'https';
-  fields[':authority'] = hop.url.host;
+  fields[':authority'] = hop.target.authority;
   fields[':path'] = hop.path;
   for (const [name, value] of hop.headers) {
     const lower = name.toLowerCase();

@@ -83,10 +83,10 @@ export class Pool {
     if (fresh) {
       this.#makeRoom(lane);
     } else {
-      const shared = withRoom(lane);
-      const member = shared ?? this.#takeIdle(lane);
+      const nowMs = this.#options.now();
+      const member = withRoom(lane) ?? this.#takeIdle(lane, nowMs);
       if (member !== undefined) {
-        const isRested = member.isIdle && this.#options.now() - member.idleSinceMs > restedMs;
+        const isRested = member.isIdle && nowMs - member.idleSinceMs > restedMs;
         this.#busy(member);
         return isRested ? this.#stillThere(member, deadline) : member.connection;
       }
@@ -99,7 +99,8 @@ export class Pool {
     const member = this.#members.get(connection);
     if (member === undefined) return;
     const { lane } = member;
-    if (!connection.isUsable || this.#options.now() - member.bornAtMs > ageMsMax) {
+    const nowMs = this.#options.now();
+    if (!connection.isUsable || isOld(member, nowMs)) {
       this.#retire(member);
       return;
     }
@@ -109,7 +110,7 @@ export class Pool {
       room -= 1;
       if (room === 0) return;
     }
-    if (connection.exchanges === 0) this.#keep(member);
+    if (connection.exchanges === 0) this.#keep(member, nowMs);
   }
 
   #lane(target: Target): Lane {
@@ -128,10 +129,10 @@ export class Pool {
     return isSure && lane.open < this.#options.connectionsPerOriginMax;
   }
 
-  #keep(member: Member): void {
+  #keep(member: Member, nowMs: number): void {
     if (member.isIdle) return;
     member.isIdle = true;
-    member.idleSinceMs = this.#options.now();
+    member.idleSinceMs = nowMs;
     if (!member.isShared) member.lane.idle.push(member);
     this.#idle += 1;
     if (this.#idle > this.#idleMax) this.#discardOldest();
@@ -145,11 +146,11 @@ export class Pool {
   }
 
   /** The one that was used last, taken from the idle ones; still marked so. */
-  #takeIdle(lane: Lane): Member | undefined {
+  #takeIdle(lane: Lane, nowMs: number): Member | undefined {
     for (;;) {
       const member = lane.idle.pop();
       if (member === undefined) return undefined;
-      if (member.connection.isUsable && !isOver(member, this.#options.now())) return member;
+      if (member.connection.isUsable && !isOver(member, nowMs)) return member;
       this.#retire(member);
     }
   }
@@ -270,13 +271,10 @@ export class Pool {
     remove(lane.idle, member);
     remove(lane.shared, member);
     this.#busy(member);
-    if (connection.exchanges > 0) {
-      this.#serveWaiters(lane);
-      return;
+    if (connection.exchanges === 0) {
+      connection.destroy();
+      if (this.#members.delete(connection)) lane.open -= 1;
     }
-    connection.destroy();
-    if (!this.#members.delete(connection)) return;
-    lane.open -= 1;
     this.#serveWaiters(lane);
   }
 }
@@ -286,9 +284,13 @@ function withRoom(lane: Lane): Member | undefined {
   return lane.shared.find(({ connection }) => connection.isUsable && connection.exchanges < connection.exchangesMax);
 }
 
-/** It has been idle for as long as it may. */
+/** It has been idle for as long as it may, or is old. */
 function isOver(member: Member, nowMs: number): boolean {
-  return nowMs - member.idleSinceMs > member.connection.idleMsMax || nowMs - member.bornAtMs > ageMsMax;
+  return nowMs - member.idleSinceMs > member.connection.idleMsMax || isOld(member, nowMs);
+}
+
+function isOld(member: Member, nowMs: number): boolean {
+  return nowMs - member.bornAtMs > ageMsMax;
 }
 
 function remove(list: Member[], member: Member): void {

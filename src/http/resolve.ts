@@ -1,4 +1,5 @@
-import { type AddressPolicy, isAddress, isLocalhost, localhostAddresses } from '../core/addresses.ts';
+import { type AddressPolicy, isLocalhost, localhostAddresses } from '../core/addresses.ts';
+import { isAddress } from '../core/hosts.ts';
 import { AddressCache } from './address-cache.ts';
 import type { Deadline } from './deadline.ts';
 import { denied, type Problem, problems } from './failures.ts';

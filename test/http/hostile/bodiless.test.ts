@@ -1,12 +1,19 @@
 import { describe, it } from 'vitest';
-import { answered, expectRowOf, expectRowOfReply, failures, type HostileReply, type Row } from './rows.ts';
+import {
+  answered,
+  ended,
+  expectRowOf,
+  expectRowOfReply,
+  failures,
+  type HostileReply,
+  notKept,
+  type Row,
+} from './rows.ts';
 import { dripping } from './servers.ts';
 
 // Replies that have no body, and those before the reply. The rows are those of libcurl 7.88.1, but for what is said.
 
 const ok = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
-const notKept: HostileReply = { kept: false };
-const ended: HostileReply = { afterwards: 'end', kept: false };
 
 describe('before the reply', () => {
   it.each<[string, string, HostileReply?]>([

@@ -1,15 +1,21 @@
 import { describe, it } from 'vitest';
-import { answered, expectRowOfReply, failures, type HostileReply, type Row } from './rows.ts';
+import {
+  answered,
+  ended,
+  expectRowOfReply,
+  failures,
+  type HostileReply,
+  kept,
+  notKept,
+  type Row,
+  reset,
+} from './rows.ts';
 
 // Chunked bodies that are not as they should be. The rows are those of libcurl 7.88.1, but for what is said.
 
 const chunked = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n';
 const ok = answered({ headersJson: '{"Transfer-Encoding":"chunked"}' });
 const body = (content: string): Row => ({ ...ok, content });
-const kept: HostileReply = { kept: true };
-const notKept: HostileReply = { kept: false };
-const ended: HostileReply = { afterwards: 'end', kept: false };
-const reset: HostileReply = { afterwards: 'reset', kept: false };
 
 describe('a chunked body', () => {
   it.each<[string, string, Row, HostileReply]>([

@@ -1,13 +1,10 @@
 import { describe, it } from 'vitest';
-import { answered, expectRowOfReply, failures, type HostileReply, type Row } from './rows.ts';
+import { answered, ended, expectRowOfReply, failures, type HostileReply, notKept, type Row, reset } from './rows.ts';
 
 // Where a body ends, when the server does not say it, says it twice, or says nonsense. The rows are those of libcurl
 // 7.88.1, but for what is said; a connection is kept only where nobody could see another end.
 
 const ok = 'HTTP/1.1 200 OK\r\n';
-const notKept: HostileReply = { kept: false };
-const ended: HostileReply = { afterwards: 'end', kept: false };
-const reset: HostileReply = { afterwards: 'reset', kept: false };
 
 /** The row of an answer with just these headers. */
 function having(headers: readonly (readonly [string, string])[], columns: Partial<Row> = {}): Row {

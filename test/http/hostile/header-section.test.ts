@@ -1,11 +1,10 @@
 import { describe, it } from 'vitest';
-import { answered, expectRowOfReply, failures, type HostileReply, type Row } from './rows.ts';
+import { answered, expectRowOfReply, failures, type HostileReply, notKept, type Row } from './rows.ts';
 
 // Header sections that are not as they should be. The rows are those of libcurl 7.88.1, but for what is said.
 
 const ok = 'HTTP/1.1 200 OK\r\n';
 const rest = 'Content-Length: 2\r\n\r\nok';
-const notKept: HostileReply = { kept: false };
 
 /** The row of an answer with these headers before its Content-Length. */
 function having(...headers: readonly (readonly [string, string])[]): Row {

@@ -131,6 +131,12 @@ export async function expectRow(
 /** The same for a server that answers with these bytes, and then waits, if it says nothing else. */
 export type HostileReply = Omit<HostileCase, 'row'> & { readonly afterwards?: Afterwards };
 
+/** What becomes of the connection: it is used again, or not, whatever ends it. */
+export const kept: HostileReply = { kept: true };
+export const notKept: HostileReply = { kept: false };
+export const ended: HostileReply = { afterwards: 'end', kept: false };
+export const reset: HostileReply = { afterwards: 'reset', kept: false };
+
 export async function expectRowOfReply(bytes: string, row: Row, { afterwards, ...rest }: HostileReply = {}) {
   await expectRowOf(replying(bytes, afterwards), { row, ...rest });
 }

@@ -1,13 +1,10 @@
 import { describe, it } from 'vitest';
-import { answered, expectRowOfReply, failures, type HostileReply, type Row } from './rows.ts';
+import { answered, ended, expectRowOfReply, failures, type HostileReply, kept, notKept, type Row } from './rows.ts';
 
 // What a server may begin its reply with. The rows are those of libcurl 7.88.1, which pg_net uses.
 
 const rest = 'Content-Length: 2\r\n\r\nok';
 const ok = answered();
-const kept: HostileReply = { kept: true };
-const notKept: HostileReply = { kept: false };
-const ended: HostileReply = { afterwards: 'end', kept: false };
 
 describe('a status', () => {
   it.each<[string, string, Row, HostileReply?]>([
