@@ -103,6 +103,8 @@ create unlogged table net.http_request_queue (
   -- Who asked: the login, and the role it had SET, by OID. Null for a direct INSERT.
   login_role           oid         null,
   set_role             oid         null,
+  -- The worker's secret that the request is signed with (Standard Webhooks); null: it is not signed.
+  sign_with            text        null,
   constraint http_request_queue_pkey primary key (id)
 ) with (fillfactor = 60);
 

@@ -1,4 +1,5 @@
 import { type Failure, noTimings } from './outcome.ts';
+import type { HostRule } from './policy.ts';
 import type { ClaimedRequest, HeaderList, QueueRow } from './request.ts';
 
 /** The same bound holds where requests are enqueued. */
@@ -8,7 +9,7 @@ const headersBytesMax = 65_536;
  * Makes a row that we claimed into a request that can be sent, or says why it cannot be. The functions in SQL check what
  * they enqueue; a row inserted by hand may hold anything.
  */
-export function admit(row: QueueRow): ClaimedRequest | Failure {
+export function admit(row: QueueRow, hostRules: readonly HostRule[] | undefined): ClaimedRequest | Failure {
   const headers = parseHeaders(row.headersJson);
   if (typeof headers === 'string') {
     return refused(headers);
@@ -16,7 +17,7 @@ export function admit(row: QueueRow): ClaimedRequest | Failure {
   if (row.timeoutMs < 1) {
     return refused(`timeout_milliseconds is ${row.timeoutMs}: it must be at least 1`);
   }
-  return { row, headers };
+  return { row, headers, hostRules };
 }
 
 function refused(message: string): Failure {

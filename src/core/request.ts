@@ -1,3 +1,5 @@
+import type { HostRule } from './policy.ts';
+
 /** Header fields in the order in which they are sent; a name may stand more than once. */
 export type HeaderList = readonly (readonly [name: string, value: string])[];
 
@@ -17,7 +19,14 @@ export type QueueRow = {
   /** OID of the login role that enqueued it, and of the role it had SET (null where none). */
   readonly loginRole: number | null;
   readonly setRole: number | null;
+  /** The secret that it is to be signed with. */
+  readonly signWith: string | null;
 };
+
+/** Who asked: the role that was SET, else the login. Null for a row that was inserted by hand. */
+export function requesterOf(row: Pick<QueueRow, 'loginRole' | 'setRole'>): number | null {
+  return row.setRole ?? row.loginRole;
+}
 
 /**
  * A request that is ours to send: claimed in the queue, its headers parsed. Only {@link admit} makes one.
@@ -25,4 +34,6 @@ export type QueueRow = {
 export type ClaimedRequest = {
   readonly row: QueueRow;
   readonly headers: HeaderList;
+  /** Where it may go, redirects included; undefined: anywhere. */
+  readonly hostRules: readonly HostRule[] | undefined;
 };

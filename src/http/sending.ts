@@ -1,6 +1,7 @@
 import type { Bag } from '../core/bag.ts';
 import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
 import type { Permits } from '../core/permits.ts';
+import { hostRulesDenial } from '../core/policy.ts';
 import type { ClaimedRequest } from '../core/request.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { codingsOf } from './codings.ts';
@@ -8,7 +9,7 @@ import type { Connection } from './connection.ts';
 import { Deadline } from './deadline.ts';
 import { type Decoded, decompress } from './decompress.ts';
 import { type Answer, exchange, type Fault, type ReplyLimits } from './exchange.ts';
-import { failure, type Problem, problem, problems, timedOut } from './failures.ts';
+import { denied, failure, type Problem, problem, problems, timedOut } from './failures.ts';
 import type { FirstHops, Hop } from './hop.ts';
 import type { Pool } from './pool.ts';
 import { nextHop } from './redirects.ts';
@@ -88,6 +89,11 @@ export class Sending {
   #take(hop: Hop | Problem): void {
     if (hop.kind === 'problem') {
       this.cancel(hop);
+      return;
+    }
+    const denial = hostRulesDenial(this.#request.hostRules, hop.method, hop.target.host);
+    if (denial !== undefined) {
+      this.cancel(denied(denial));
       return;
     }
     this.#hop = hop;

@@ -59,7 +59,7 @@ const claimStatement: Statement = {
       from alive
       where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
-        q.due_at is not null as came_back
+        q.sign_with, q.due_at is not null as came_back
     )
     select c.* from me left join claimed c on true`,
 };
@@ -124,7 +124,7 @@ const claimAmongStatement: Statement = {
       from alive
       where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
-        q.due_at is not null as came_back
+        q.sign_with, q.due_at is not null as came_back
     )
     select
       c.*,
@@ -149,6 +149,7 @@ type ClaimRow = Row & {
   timeout_milliseconds: number;
   login_role: number | null;
   set_role: number | null;
+  sign_with: string | null;
   came_back: boolean;
   walked_up_to?: bigint | null;
 };
@@ -229,6 +230,7 @@ async function claimOnce(
       timeoutMs: row.timeout_milliseconds,
       loginRole: row.login_role,
       setRole: row.set_role,
+      signWith: row.sign_with,
     };
   });
   return { rows, upToId: rows.length === rowsMax ? highestFreshId : (answer[0]?.walked_up_to ?? null) };

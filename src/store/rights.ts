@@ -19,7 +19,7 @@ const missingRightsStatement: Statement = {
           ('net.http_request_queue', 'SELECT'), ('net.http_request_queue', 'DELETE'),
           ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
-          ('net.pause', 'SELECT'), ('net.installation', 'SELECT')
+          ('net.pause', 'SELECT'), ('net.installation', 'SELECT'), ('net.policy', 'SELECT')
       ) as t (name, privilege)
       union all
       select 'UPDATE (' || c.name || ') on table ' || c.of_table,

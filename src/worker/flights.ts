@@ -1,4 +1,5 @@
 import { Bag } from '../core/bag.ts';
+import type { Standing } from '../core/policy.ts';
 import type { QueueRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Settlement } from '../core/settlement.ts';
@@ -11,7 +12,7 @@ export type Landed = { readonly workerId: bigint; readonly settlement: Settlemen
 /** How many requests may be in flight, over all and to one origin. */
 export type Slots = { readonly total: number; readonly perOrigin: number };
 
-type Claimed = { readonly workerId: bigint; readonly row: QueueRow };
+type Claimed = { readonly workerId: bigint; readonly row: QueueRow; readonly standing: Standing };
 
 /** A request that is being sent. */
 type Flight = Claimed & {
@@ -123,7 +124,7 @@ export class Flights {
   }
 
   /** Takes a claimed request: sends it, or parks it until its origin has room. Returns the origin of one that is parked. */
-  take(row: QueueRow, workerId: bigint): string | undefined {
+  take(row: QueueRow, workerId: bigint, standing: Standing): string | undefined {
     const origin = originOf(row.url);
     let lane = this.#lanes.get(origin);
     if (lane === undefined) {
@@ -131,10 +132,10 @@ export class Flights {
       this.#lanes.set(origin, lane);
     }
     if (lane.parked.length === 0 && this.#roomBeside(lane.inAir) > 0) {
-      this.#start(row, workerId, lane);
+      this.#start({ row, workerId, standing }, lane);
       return undefined;
     }
-    lane.parked.push({ workerId, row });
+    lane.parked.push({ workerId, row, standing });
     this.#parked += 1;
     return origin;
   }
@@ -149,7 +150,7 @@ export class Flights {
         if (first !== undefined && this.#roomBeside(lane.inAir) > 0) {
           lane.parked.shift();
           this.#parked -= 1;
-          this.#start(first.row, first.workerId, lane);
+          this.#start(first, lane);
           started = true;
         }
       }
@@ -157,11 +158,12 @@ export class Flights {
   }
 
   /** Sends a request. A slow one holds its slot and nothing else. */
-  #start(row: QueueRow, workerId: bigint, lane: Lane): void {
-    const flight: Flight = { workerId, row, lane, place: 0, isForsaken: false };
+  #start(claimed: Claimed, lane: Lane): void {
+    const { row, workerId, standing } = claimed;
+    const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false };
     flight.place = this.#inAir.add(flight);
     lane.inAir += 1;
-    void carryOut(row, this.#send, this.sendRules).then((settlement) => {
+    void carryOut(row, standing, this.#send, this.sendRules).then((settlement) => {
       if (!flight.isForsaken) {
         lane.landed += 1;
         this.#leave(flight);

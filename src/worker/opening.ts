@@ -2,6 +2,7 @@ import type { Database } from '../postgres/database.ts';
 import { type Installation, inspectInstallation } from '../store/installation.ts';
 import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
+import { readHasPolicies } from '../store/standing.ts';
 import { explain } from './explain.ts';
 import { explainFailure, NotReady } from './problems.ts';
 
@@ -20,7 +21,13 @@ export type OpeningParts = {
 };
 
 /** A session in a database that may be served, and what to serve it by. */
-export type Opened = { readonly db: Database; readonly settings: Settings; readonly installation: Ready };
+export type Opened = {
+  readonly db: Database;
+  readonly settings: Settings;
+  readonly installation: Ready;
+  /** Some roles' requests are bound to hosts. */
+  readonly hasPolicies: boolean;
+};
 
 /** Connects, and once more to where the server's settings say; rejects for what is not to be served. */
 export async function openServed(parts: OpeningParts): Promise<Opened> {
@@ -40,7 +47,7 @@ export async function openServed(parts: OpeningParts): Promise<Opened> {
     for (const problem of found.settings.problems) {
       parts.warn(problem);
     }
-    return { db, ...found };
+    return { db, ...found, hasPolicies: await readHasPolicies(db) };
   } catch (error) {
     await db.close();
     throw error;

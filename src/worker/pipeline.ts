@@ -1,5 +1,6 @@
 import { admit } from '../core/admit.ts';
 import type { Outcome } from '../core/outcome.ts';
+import type { Standing } from '../core/policy.ts';
 import type { ClaimedRequest, QueueRow } from '../core/request.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { type Settlement, settlementOf } from '../core/settlement.ts';
@@ -12,8 +13,8 @@ export type Send = (request: ClaimedRequest, rules: SendRules) => Promise<Outcom
  * stage before can make, so nothing that was not tried is recorded as done. The guard stands inside `send`, where the
  * address is dialled.
  */
-export async function carryOut(row: QueueRow, send: Send, rules: SendRules): Promise<Settlement> {
-  const request = admit(row);
+export async function carryOut(row: QueueRow, standing: Standing, send: Send, rules: SendRules): Promise<Settlement> {
+  const request = admit(row, standing.hostRules);
   const outcome = 'kind' in request ? request : await send(request, rules);
   return settlementOf(row, outcome);
 }

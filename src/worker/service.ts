@@ -12,6 +12,7 @@ import { Lookout } from './lookout.ts';
 import type { Orders } from './orders.ts';
 import { Recorder } from './recorder.ts';
 import type { Signal } from './signal.ts';
+import type { Standings } from './standings.ts';
 import type { Timing } from './timing.ts';
 
 export type ServiceContext = {
@@ -24,6 +25,7 @@ export type ServiceContext = {
   /** Whether notifications arrive on this connection. */
   readonly listens: boolean;
   readonly flights: Flights;
+  readonly standings: Standings;
   /** Raised whenever something has changed that the loop should know. */
   readonly signal: Signal;
   readonly orders: Orders;
@@ -233,7 +235,7 @@ export class Service {
     if (stretch.kind === 'sweep') {
       this.#backlogs.swept(stretch.afterId);
     }
-    this.#take(claimed);
+    await this.#take(claimed);
     await this.#lookout.afterLook(stretch, slots, claimed, now(), origins.length > 0);
     if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && origins.length === 0) {
       this.#drainsTold = drains;
@@ -251,7 +253,7 @@ export class Service {
       this.#doubtLease();
       return;
     }
-    this.#take(claimed);
+    await this.#take(claimed);
     const sweepFrom = this.#backlogs.looked(origin, claimed.upToId, this.#lookout.markId);
     if (sweepFrom !== undefined) {
       this.#lookout.sweep(sweepFrom);
@@ -259,10 +261,11 @@ export class Service {
     this.#lookout.found(now());
   }
 
-  #take(claimed: Claimed): void {
-    const { flights, workerId, now } = this.#c;
+  async #take(claimed: Claimed): Promise<void> {
+    const { flights, workerId, standings, now } = this.#c;
+    await standings.learn(claimed.rows);
     for (const row of claimed.rows) {
-      const origin = flights.take(row, workerId);
+      const origin = flights.take(row, workerId, standings.of(row));
       if (origin !== undefined) {
         this.#backlogs.open(origin, this.#lookout.markId);
       }

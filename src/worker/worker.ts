@@ -14,6 +14,7 @@ import type { Send } from './pipeline.ts';
 import { Problems } from './problems.ts';
 import { Service } from './service.ts';
 import { Signal } from './signal.ts';
+import { Standings } from './standings.ts';
 import { defaultTiming, type Timing } from './timing.ts';
 import { watched } from './watchdog.ts';
 
@@ -248,7 +249,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   }
 
   /** Serves over this connection until it ends; of a paused database only what is in flight. */
-  async #serve({ db: opened, settings, installation }: Opened): Promise<void> {
+  async #serve({ db: opened, settings, installation, hasPolicies }: Opened): Promise<void> {
     // PGlite answers when its user's transaction has ended, however long that takes.
     const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
     // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
@@ -271,6 +272,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         timing: this.#timing,
         listens,
         flights: this.#flights,
+        standings: new Standings({ db, hasPolicies, roleNames: [], now: () => this.#now() }),
         signal,
         orders,
         now: () => this.#now(),

@@ -14,6 +14,7 @@ import { readMissingRights, readRights } from '../../src/store/rights.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { readSettings } from '../../src/store/settings.ts';
 import { settle } from '../../src/store/settle.ts';
+import { readHasPolicies, readStandings } from '../../src/store/standing.ts';
 import { refuseUnreadable } from '../../src/store/unreadable.ts';
 import {
   announcePromise,
@@ -63,6 +64,8 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   must(found.kind === 'ready', `the installation is ${found.kind}`);
   must((await readSettings(db)).problems.length === 0, 'the settings have problems');
   must(await db.listen(wakeChannel, () => {}), 'it hears nothing');
+  must(!(await readHasPolicies(db)), 'there are policies');
+  must((await readStandings(db, [null, 10], [])).size === 2, 'nothing is known of roles');
   const id = await enrol(db, 'one');
   const dead = await enrol(db, 'dead');
   must((await renewLease(db, id, leaseMs)) !== null, 'the lease is not renewed');

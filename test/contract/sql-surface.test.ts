@@ -307,8 +307,9 @@ describe.each(backends)('$name', (backend) => {
           timeoutMs: 1,
           loginRole: null,
           setRole: null,
+          signWith: null,
         };
-        const admitted = admit({ ...row, headersJson });
+        const admitted = admit({ ...row, headersJson }, undefined);
         return !('kind' in admitted) && firstHops.of(admitted, false).kind === 'hop';
       };
       type Row = { given: string; stored: string | null };

@@ -16,6 +16,7 @@ const row: QueueRow = {
   timeoutMs: 2000,
   loginRole: 10,
   setRole: null,
+  signWith: null,
 };
 
 const headerText = fc.oneof(
@@ -198,7 +199,7 @@ describe('a claimed row', () => {
     ['{"a": null}', /"a" is null/],
     ['{', /not JSON/],
   ])('with headers %s, inserted by hand, is refused and not sent', (headersJson, message) => {
-    expect(admit({ ...row, headersJson })).toMatchObject({
+    expect(admit({ ...row, headersJson }, undefined)).toMatchObject({
       kind: 'failure',
       code: 'invalid_request',
       message: expect.stringMatching(message),
@@ -206,12 +207,12 @@ describe('a claimed row', () => {
   });
 
   test('without time is refused, and not sent', () => {
-    expect(admit({ ...row, timeoutMs: 0 })).toMatchObject({ kind: 'failure', code: 'invalid_request' });
-    expect(admit({ ...row, timeoutMs: -5 })).toMatchObject({ kind: 'failure', code: 'invalid_request' });
+    expect(admit({ ...row, timeoutMs: 0 }, undefined)).toMatchObject({ kind: 'failure', code: 'invalid_request' });
+    expect(admit({ ...row, timeoutMs: -5 }, undefined)).toMatchObject({ kind: 'failure', code: 'invalid_request' });
   });
 
   test('has its headers in order, values as text', () => {
-    expect(admit({ ...row, headersJson: '{"b": "1", "__proto__": "x", "n": 5, "t": true}' })).toMatchObject({
+    expect(admit({ ...row, headersJson: '{"b": "1", "__proto__": "x", "n": 5, "t": true}' }, undefined)).toMatchObject({
       headers: [
         ['b', '1'],
         ['__proto__', 'x'],

@@ -8,6 +8,7 @@ import tls from 'node:tls';
 import { expect, onTestFinished, vi } from 'vitest';
 import { createAddressPolicy } from '../../src/core/addresses.ts';
 import type { Failure, Outcome, Reply } from '../../src/core/outcome.ts';
+import type { HostRule } from '../../src/core/policy.ts';
 import type { ClaimedRequest, HeaderList } from '../../src/core/request.ts';
 import { defaultSendRules, type SendRules } from '../../src/core/send-rules.ts';
 import { createHttpClient, type HttpClient, type HttpClientOptions } from '../../src/http/client.ts';
@@ -34,11 +35,12 @@ export type RequestParts = {
   headers?: HeaderList;
   body?: Uint8Array | string | null;
   timeoutMs?: number;
+  hostRules?: readonly HostRule[];
 };
 
 /** A claimed request; by default a GET without headers and with a deadline that only a hanging test reaches. */
 export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
-  const { method = 'GET', headers = [], body = null, timeoutMs = 10_000 } = parts;
+  const { method = 'GET', headers = [], body = null, timeoutMs = 10_000, hostRules } = parts;
   return {
     row: {
       id: 1n,
@@ -49,8 +51,10 @@ export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
       timeoutMs,
       loginRole: null,
       setRole: null,
+      signWith: null,
     },
     headers,
+    hostRules,
   };
 }
 

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { noTimings } from '../../src/core/outcome.ts';
+import { unbound } from '../../src/core/policy.ts';
 import { startEchoServer } from '../../src/embedded/echo.ts';
 import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.ts';
 import { Flights } from '../../src/worker/flights.ts';
@@ -156,8 +157,10 @@ test('a group to record is bounded by its bytes, but for a single larger one', a
         timeoutMs: 1,
         loginRole: null,
         setRole: null,
+        signWith: null,
       },
       1n,
+      unbound,
     );
   }
   await until(() => flights.inAir === 0, 'all to land');

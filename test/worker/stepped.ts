@@ -9,6 +9,7 @@ import { promiseChannel, wakeChannel } from '../../src/store/wake.ts';
 import { Flights } from '../../src/worker/flights.ts';
 import { Service } from '../../src/worker/service.ts';
 import { Signal } from '../../src/worker/signal.ts';
+import { Standings } from '../../src/worker/standings.ts';
 import { defaultTiming } from '../../src/worker/timing.ts';
 
 /**
@@ -158,6 +159,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
     },
     listens: true,
     flights,
+    standings: new Standings({ db, hasPolicies: false, roleNames: [], now: () => 0 }),
     signal,
     orders,
     now: () => performance.now() + ahead,
