@@ -9,7 +9,6 @@ import type { ClaimedRequest } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Connection } from './connection.ts';
 import { type Connected, createConnector, type Target } from './connector.ts';
-import type { ReplyLimits } from './exchange.ts';
 import { problems } from './failures.ts';
 import { FirstHops } from './hop.ts';
 import { Http1Connection } from './http1-connection.ts';
@@ -73,20 +72,8 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   const pool = new Pool({ connect, open, connectionsPerOriginMax, now });
   const firstHops = new FirstHops(userAgent);
   const largeBodies = new Supply(largeBodiesBytesMax);
-  const decoders = new Supply(decodersMax).permits(1);
-  const limits = new WeakMap<SendRules, ReplyLimits>();
-  const limitsOf = (rules: SendRules): ReplyLimits => {
-    const known = limits.get(rules);
-    if (known !== undefined) return known;
-    const { responseBytesMax, decompress } = rules;
-    const fresh: ReplyLimits = {
-      bodyBytesMax: decompress ? compressedBytesMax(responseBytesMax) : responseBytesMax,
-      largeBodies: largeBodies.permits(responseBytesMax),
-    };
-    limits.set(rules, fresh);
-    return fresh;
-  };
-  const context: SendingContext = { pool, firstHops, limitsOf, decoders, redirectsMax, now, underWay };
+  const decoders = new Supply(decodersMax);
+  const context: SendingContext = { pool, firstHops, largeBodies, decoders, redirectsMax, now, underWay };
   let closed = false;
 
   return {
@@ -108,15 +95,13 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   };
 }
 
-/** What all large bodies together may take: with the default limit that is four of them at a time. */
+/**
+ * What all large bodies together may take, and one body more of each role that has any: of its own nobody may lack the room
+ * because of others.
+ */
 const largeBodiesBytesMax = 32 * 1024 * 1024;
 /** Bodies that are decoded at a time. Node.js has four threads for this, name lookups and files. */
 const decodersMax = 2;
-
-/** What cannot be compressed gets a little longer by it. */
-function compressedBytesMax(bytesMax: number): number {
-  return bytesMax + Math.ceil(bytesMax / 1024) + 1024;
-}
 
 /** Destroys a socket and resolves when its handle is closed. */
 function destroyed(socket: Socket): Promise<void> {

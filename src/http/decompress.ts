@@ -1,8 +1,8 @@
 import zlib from 'node:zlib';
-import type { Permits } from '../core/permits.ts';
+import type { Permit, Supply } from '../core/permits.ts';
 import type { Coding } from './codings.ts';
 import type { Deadline, Waiting } from './deadline.ts';
-import { smallBodyBytesMax } from './exchange.ts';
+import { type ReplyLimits, smallBodyBytesMax } from './exchange.ts';
 import { type Problem, problems } from './failures.ts';
 
 /** What is asked for where the caller asks for nothing. */
@@ -14,34 +14,31 @@ export type Decoded = {
   readonly body: Uint8Array;
   /** The body goes on beyond the limit, or its compressed form ended early: what is here is its beginning. */
   readonly truncated: boolean;
-  /** Gives the permit of a large body back; undefined for a small one. */
-  readonly release: (() => void) | undefined;
+  /** For a large body, to be given back when it is no longer held; undefined for a small one. */
+  readonly permit: Permit | undefined;
 };
 
-export type DecodingLimits = {
-  /** Bytes of a decoded body that are kept. */
-  readonly bodyBytesMax: number;
-  /** For decoded bodies beyond {@link smallBodyBytesMax}, from then on until they are recorded. */
-  readonly largeBodies: Permits;
+/** What is kept of a decoded body. */
+export type DecodingLimits = ReplyLimits & {
   /** For decoding at all. It occupies the threads that name lookups need, too, and a window of brotli takes up to 16 MiB. */
-  readonly decoders: Permits;
+  readonly decoders: Supply;
 };
 
 const chunkBytes = 65_536;
 
 /**
  * Undoes the codings of a body within the limits and calls `settle` once, never from within this call; when the deadline
- * ends first, with a problem. `release` is the permit that a large compressed body has already.
+ * ends first, with a problem. `permit` is what a large compressed body has already.
  */
 export function decompress(
   body: Uint8Array,
   codings: readonly Coding[],
   limits: DecodingLimits,
-  release: (() => void) | undefined,
+  permit: Permit | undefined,
   deadline: Deadline,
   settle: (result: Decoded | Problem) => void,
 ): void {
-  const decompression = new Decompression(body, codings, limits, release, deadline, settle);
+  const decompression = new Decompression(body, codings, limits, permit, deadline, settle);
   deadline.onEnd(decompression);
   decompression.begin();
 }
@@ -51,86 +48,77 @@ class Decompression implements Waiting {
   readonly #codings: readonly Coding[];
   readonly #limits: DecodingLimits;
   readonly #deadline: Deadline;
-  #release: (() => void) | undefined;
+  #permit: Permit | undefined;
+  /** How long a decoded body may be by now. */
+  #bytesMax: number;
+  readonly #turn: Permit;
   #settle: ((result: Decoded | Problem) => void) | undefined;
   #decoder: Decoder | undefined;
-  #hasDecoderPermit = false;
-  /** Whose permit is waited for, and what is called when it is there. */
-  #waitsFor: { readonly permits: Permits; readonly granted: () => void } | undefined;
 
   constructor(
     encoded: Uint8Array,
     codings: readonly Coding[],
     limits: DecodingLimits,
-    release: (() => void) | undefined,
+    permit: Permit | undefined,
     deadline: Deadline,
     settle: (result: Decoded | Problem) => void,
   ) {
     this.#encoded = encoded;
     this.#codings = codings;
     this.#limits = limits;
-    this.#release = release;
+    this.#permit = permit;
+    this.#bytesMax = Math.min(limits.bodyBytesMax, smallBodyBytesMax);
+    this.#turn = limits.decoders.permit();
     this.#deadline = deadline;
     this.#settle = settle;
   }
 
   begin(): void {
+    // What is large as it came will hardly be smaller.
+    if (this.#permit === undefined) this.#begin();
+    else this.#makeRoom();
+  }
+
+  #begin(): void {
     if (this.#settle === undefined) return;
-    this.#await(this.#limits.decoders, () => {
-      this.#hasDecoderPermit = true;
-      const { bodyBytesMax } = this.#limits;
-      this.#decode(0, this.#encoded, this.#hasRoom ? bodyBytesMax : Math.min(bodyBytesMax, smallBodyBytesMax), false);
-    });
+    const decode = (): void => this.#decode(0, this.#encoded, false);
+    if (this.#turn.request(1, decode)) decode();
   }
 
   /** The request has its outcome already. */
   stop(): void {
-    if (this.#waitsFor !== undefined) this.#waitsFor.permits.withdraw(this.#waitsFor.granted);
-    this.#waitsFor = undefined;
     this.#finish(problems.cancelled);
   }
 
-  get #hasRoom(): boolean {
-    return this.#release !== undefined || this.#limits.bodyBytesMax <= smallBodyBytesMax;
-  }
-
-  #await(permits: Permits, then: () => void): void {
-    const granted = (): void => {
-      this.#waitsFor = undefined;
-      then();
-    };
-    if (permits.request(granted)) then();
-    else this.#waitsFor = { permits, granted };
-  }
-
   /** Undoes the codings from the given one on. */
-  #decode(step: number, body: Uint8Array, bytesMax: number, wasTruncated: boolean): void {
+  #decode(step: number, body: Uint8Array, wasTruncated: boolean): void {
     const coding = this.#codings[step];
     if (coding === undefined || body.byteLength === 0) {
-      this.#finish({ kind: 'decoded', body, truncated: wasTruncated, release: this.#release });
+      this.#permit?.keep(body.byteLength);
+      this.#finish({ kind: 'decoded', body, truncated: wasTruncated, permit: this.#permit });
       return;
     }
-    this.#decoder = new Decoder(coding, body, bytesMax, (result) => {
+    this.#decoder = new Decoder(coding, body, this.#bytesMax, (result) => {
       this.#decoder = undefined;
       if (result === undefined) this.#finish(problems.badCoding);
-      else if (result.isCut && !this.#hasRoom) this.#makeRoom();
-      else this.#decode(step + 1, result.body, bytesMax, wasTruncated || result.isCut || result.endedEarly);
+      else if (result.isCut && this.#bytesMax < this.#limits.bodyBytesMax) this.#makeRoom();
+      else this.#decode(step + 1, result.body, wasTruncated || result.isCut || result.endedEarly);
     });
   }
 
-  /** It is a large one: decoded anew when there is room for it, rather than kept waiting with what its decoder holds. */
+  /**
+   * It is a large one: decoded anew when there is room for all that it may become, rather than kept waiting with what its
+   * decoder holds. That is needed for a moment only.
+   */
   #makeRoom(): void {
-    this.#giveDecoderBack();
-    const { largeBodies } = this.#limits;
-    this.#await(largeBodies, () => {
-      this.#release = (): void => largeBodies.release();
-      this.begin();
-    });
-  }
-
-  #giveDecoderBack(): void {
-    if (this.#hasDecoderPermit) this.#limits.decoders.release();
-    this.#hasDecoderPermit = false;
+    this.#turn.release();
+    const { bodyBytesMax, largeBodies, holder } = this.#limits;
+    const begin = (): void => {
+      this.#bytesMax = bodyBytesMax;
+      this.#begin();
+    };
+    this.#permit ??= largeBodies.permit(holder);
+    if (this.#permit.held >= bodyBytesMax || this.#permit.request(bodyBytesMax, begin)) begin();
   }
 
   #finish(result: Decoded | Problem): void {
@@ -139,8 +127,8 @@ class Decompression implements Waiting {
     this.#settle = undefined;
     this.#deadline.onEnd(undefined);
     this.#decoder?.stop();
-    this.#giveDecoderBack();
-    if (result.kind === 'problem') this.#release?.();
+    this.#turn.release();
+    if (result.kind === 'problem') this.#permit?.release();
     settle(result);
   }
 }

@@ -1,4 +1,4 @@
-import type { Permits } from '../core/permits.ts';
+import type { Holder, Permit, Supply } from '../core/permits.ts';
 import type { HeaderList } from '../core/request.ts';
 import type { Connection, Exchange, Receiver } from './connection.ts';
 import type { Deadline, Waiting } from './deadline.ts';
@@ -15,8 +15,8 @@ export type Answer = {
   readonly truncated: boolean;
   /** Where the reply redirects to; its body was then discarded. */
   readonly location: string | undefined;
-  /** Gives the permit of a large body back; undefined for a small one. */
-  readonly release: (() => void) | undefined;
+  /** For a large body, to be given back when it is no longer held; undefined for a small one. */
+  readonly permit: Permit | undefined;
 };
 
 /** What went wrong instead. */
@@ -27,15 +27,17 @@ export type Fault = {
   readonly mayRepeat: boolean;
 };
 
-/** What is collected of replies. */
+/** What is collected of a reply. */
 export type ReplyLimits = {
   /** Bytes of a body that are kept. */
   readonly bodyBytesMax: number;
-  /** For bodies larger than {@link smallBodyBytesMax}, from then on until they are recorded. */
-  readonly largeBodies: Permits;
+  /** Bytes of bodies larger than {@link smallBodyBytesMax}, from then on until they are recorded. */
+  readonly largeBodies: Supply;
+  /** Who is to hold them: those of one do not hold up those of another. */
+  readonly holder: Holder;
 };
 
-/** Bodies up to this size are collected, and decoded, whatever else is going on. */
+/** Bodies up to this size are collected, and decoded, whatever else is going on. Larger ones ask for twice as much each time. */
 export const smallBodyBytesMax = 65_536;
 /** Of a redirect's body no more than this is read to keep the connection; beyond, a new one is cheaper. */
 const discardedBytesMax = 65_536;
@@ -69,9 +71,10 @@ class Collector implements Receiver, Waiting {
   #location: string | undefined;
   #body: Uint8Array = noBody;
   #bodyBytes = 0;
-  #hasPermit = false;
-  /** Called when a permit that is waited for is there. */
-  #granted: (() => void) | undefined;
+  /** How far the body may grow without asking. */
+  #bytesGranted = smallBodyBytesMax;
+  #permit: Permit | undefined;
+  #waitsForMore = false;
 
   constructor(limits: ReplyLimits, deadline: Deadline, settle: (result: Answer | Fault) => void) {
     this.#limits = limits;
@@ -108,7 +111,7 @@ class Collector implements Receiver, Waiting {
       this.#cut(true);
       return true;
     }
-    return this.#bodyBytes <= smallBodyBytesMax || this.#mayGoOn();
+    return this.#bodyBytes <= this.#bytesGranted || this.#mayGoOn();
   }
 
   onComplete(): void {
@@ -119,7 +122,7 @@ class Collector implements Receiver, Waiting {
     const settle = this.#settle;
     if (settle === undefined) return;
     this.#settle = undefined;
-    this.#giveUpBody();
+    this.#permit?.release();
     this.#deadline.onEnd(undefined);
     settle({ kind: 'fault', problem: cause, mayRepeat });
   }
@@ -136,25 +139,23 @@ class Collector implements Receiver, Waiting {
     this.#answer(truncated);
   }
 
-  /** Many large bodies at once would take more memory than there is: the rest of one more is read when one is recorded. */
+  /**
+   * Many large bodies at once would take more memory than there is: the rest of one is read when others are recorded. What is
+   * asked for is what will be held and not what may come, or servers that drip would hold up all others.
+   */
   #mayGoOn(): boolean {
-    if (this.#hasPermit || this.#granted !== undefined) return this.#hasPermit;
-    const granted = (): void => {
-      this.#granted = undefined;
-      this.#hasPermit = true;
+    if (this.#waitsForMore) return false;
+    const { bodyBytesMax, largeBodies, holder } = this.#limits;
+    const bytes = Math.min(Math.max(2 * this.#bytesGranted, this.#bodyBytes), bodyBytesMax);
+    this.#permit ??= largeBodies.permit(holder);
+    const isGranted = this.#permit.request(bytes, () => {
+      this.#waitsForMore = false;
+      this.#bytesGranted = bytes;
       this.#exchange?.resume();
-    };
-    this.#hasPermit = this.#limits.largeBodies.request(granted);
-    if (!this.#hasPermit) this.#granted = granted;
-    return this.#hasPermit;
-  }
-
-  #giveUpBody(): void {
-    const { largeBodies } = this.#limits;
-    if (this.#granted !== undefined) largeBodies.withdraw(this.#granted);
-    this.#granted = undefined;
-    if (this.#hasPermit) largeBodies.release();
-    this.#hasPermit = false;
+    });
+    if (isGranted) this.#bytesGranted = bytes;
+    this.#waitsForMore = !isGranted;
+    return isGranted;
   }
 
   #answer(truncated: boolean): void {
@@ -162,13 +163,10 @@ class Collector implements Receiver, Waiting {
     if (settle === undefined) return;
     this.#settle = undefined;
     this.#deadline.onEnd(undefined);
-    const { largeBodies } = this.#limits;
-    const release = this.#hasPermit ? (): void => largeBodies.release() : undefined;
-    this.#hasPermit = false;
-    this.#giveUpBody();
+    this.#permit?.withdraw();
     settle({
       kind: 'answer',
-      release,
+      permit: this.#permit,
       status: this.#status,
       headers: this.#headers,
       body: this.#location === undefined ? this.#body.subarray(0, this.#bodyBytes) : noBody,
@@ -187,9 +185,7 @@ class Collector implements Receiver, Waiting {
       this.#body = chunk;
     } else {
       if (needed > this.#body.length) {
-        const grown = Buffer.allocUnsafeSlow(
-          Math.min(Math.max(needed, 2 * this.#body.length), this.#limits.bodyBytesMax),
-        );
+        const grown = Buffer.allocUnsafeSlow(Math.max(needed, Math.min(2 * this.#body.length, this.#bytesGranted)));
         grown.set(this.#body.subarray(0, this.#bodyBytes));
         this.#body = grown;
       }

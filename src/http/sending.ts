@@ -1,8 +1,8 @@
 import type { Bag } from '../core/bag.ts';
 import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
-import type { Permits } from '../core/permits.ts';
+import type { Supply } from '../core/permits.ts';
 import { hostRulesDenial } from '../core/policy.ts';
-import type { ClaimedRequest } from '../core/request.ts';
+import { type ClaimedRequest, requesterOf } from '../core/request.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { codingsOf } from './codings.ts';
 import type { Connection } from './connection.ts';
@@ -18,15 +18,21 @@ import { nextHop } from './redirects.ts';
 export type SendingContext = {
   readonly pool: Pool;
   readonly firstHops: FirstHops;
-  readonly limitsOf: (rules: SendRules) => ReplyLimits;
+  /** Bytes that large bodies hold, each from when it has become large until it is recorded. */
+  readonly largeBodies: Supply;
   /** For decoding compressed bodies. */
-  readonly decoders: Permits;
+  readonly decoders: Supply;
   readonly redirectsMax: number;
   /** A monotonic clock in milliseconds. */
   readonly now: () => number;
   /** Those under way. */
   readonly underWay: Bag<Sending>;
 };
+
+/** What cannot be compressed gets a little longer by it. */
+function compressedBytesMax(bytesMax: number): number {
+  return bytesMax + Math.ceil(bytesMax / 1024) + 1024;
+}
 
 /**
  * The way of one request: its hops, one after the other, until one is not a redirect; each over a connection of the pool, and
@@ -60,7 +66,11 @@ export class Sending {
     this.#context = context;
     this.#request = request;
     this.#rules = rules;
-    this.#limits = context.limitsOf(rules);
+    this.#limits = {
+      bodyBytesMax: rules.decompress ? compressedBytesMax(rules.responseBytesMax) : rules.responseBytesMax,
+      largeBodies: context.largeBodies,
+      holder: requesterOf(request.row),
+    };
     this.#signal = signal;
     this.#resolve = resolve;
     const { timeoutMs } = request.row;
@@ -166,11 +176,11 @@ export class Sending {
 
   /** What was read of a compressed body may be a little more than is kept of a decoded one. */
   #decompress(answer: Answer): void {
-    const { headers, body, truncated, release } = answer;
+    const { headers, body, truncated, permit } = answer;
     const { responseBytesMax } = this.#rules;
     const codings = body.byteLength === 0 ? [] : codingsOf(headers, this.#rules.decompress);
     if ('kind' in codings) {
-      release?.();
+      permit?.release();
       this.cancel(codings);
       return;
     }
@@ -179,16 +189,15 @@ export class Sending {
       this.#answer(isLonger ? { ...answer, body: body.subarray(0, responseBytesMax), truncated: true } : answer);
       return;
     }
-    const { largeBodies } = this.#limits;
-    const limits = { bodyBytesMax: responseBytesMax, largeBodies, decoders: this.#context.decoders };
-    decompress(body, codings, limits, release, this.#deadline, (decoded) => {
+    const limits = { ...this.#limits, bodyBytesMax: responseBytesMax, decoders: this.#context.decoders };
+    decompress(body, codings, limits, permit, this.#deadline, (decoded) => {
       if (decoded.kind === 'problem') this.cancel(decoded);
       else this.#answer({ ...answer, ...decoded, truncated: truncated || decoded.truncated });
     });
   }
 
   #answer(answer: Pick<Answer, 'status' | 'headers'> & Omit<Decoded, 'kind'>): void {
-    const { status, headers, body, truncated, release } = answer;
+    const { status, headers, body, truncated, permit } = answer;
     const timings = this.#deadline.timings();
     this.#settle({
       kind: 'reply',
@@ -196,7 +205,7 @@ export class Sending {
       headers,
       body,
       truncated,
-      release,
+      release: permit && (() => permit.release()),
       redirected: this.#redirected(),
       timings,
     });

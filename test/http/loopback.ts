@@ -36,11 +36,13 @@ export type RequestParts = {
   body?: Uint8Array | string | null;
   timeoutMs?: number;
   hostRules?: readonly HostRule[];
+  /** The OID of who asked. */
+  role?: number;
 };
 
 /** A claimed request; by default a GET without headers and with a deadline that only a hanging test reaches. */
 export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
-  const { method = 'GET', headers = [], body = null, timeoutMs = 10_000, hostRules } = parts;
+  const { method = 'GET', headers = [], body = null, timeoutMs = 10_000, hostRules, role = null } = parts;
   return {
     row: {
       id: 1n,
@@ -49,7 +51,7 @@ export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
       headersJson: JSON.stringify(headers),
       body: typeof body === 'string' ? Buffer.from(body) : body,
       timeoutMs,
-      loginRole: null,
+      loginRole: role,
       setRole: null,
       signWith: null,
     },

@@ -1,5 +1,5 @@
 import dns from 'node:dns';
-import { Supply } from '../../core/permits.ts';
+import { type Permit, Supply } from '../../core/permits.ts';
 import type { Lookup } from '../resolve.ts';
 
 /**
@@ -12,29 +12,30 @@ const askSystem = (hostname: string) => dns.promises.lookup(hostname, { all: tru
 
 /** Makes a {@link Lookup} that asks the operating system: all addresses, in its order. */
 export function createGetaddrinfo(ask: (hostname: string) => ReturnType<Lookup> = askSystem): Lookup {
-  const permits = new Supply(lookupsMax).permits(1);
+  const turns = new Supply(lookupsMax);
 
-  function turn(signal: AbortSignal): Promise<boolean> {
+  function taken(turn: Permit, signal: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {
       const granted = (): void => {
         signal.removeEventListener('abort', giveUp);
         resolve(true);
       };
       const giveUp = (): void => {
-        permits.withdraw(granted);
+        turn.withdraw();
         resolve(false);
       };
-      if (permits.request(granted)) resolve(true);
+      if (turn.request(1, granted)) resolve(true);
       else signal.addEventListener('abort', giveUp, { once: true });
     });
   }
 
   return async (hostname, signal) => {
-    if (signal.aborted || !(await turn(signal))) return [];
+    const turn = turns.permit();
+    if (signal.aborted || !(await taken(turn, signal))) return [];
     try {
       return await ask(hostname);
     } finally {
-      permits.release();
+      turn.release();
     }
   };
 }
