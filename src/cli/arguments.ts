@@ -18,3 +18,8 @@ export const port: (text: string) => number = wholeNumber(0, 65_535);
 export function collect(text: string, sofar: readonly string[] = []): readonly string[] {
   return [...sofar, text];
 }
+
+/** Gathers the values of an option that takes several, separated by commas, and may be given several times. */
+export function list(text: string, sofar: readonly string[] = []): readonly string[] {
+  return [...sofar, ...text.split(',').map((value) => value.trim())];
+}

@@ -5,7 +5,7 @@ import { createWorker } from '../worker/create.ts';
 import { createFleet } from '../worker/create-fleet.ts';
 import { withFields } from '../worker/members.ts';
 import type { WorkerLog } from '../worker/worker.ts';
-import { collect, wholeNumber } from './arguments.ts';
+import { collect, list, wholeNumber } from './arguments.ts';
 import { type CertificateFlags, passphraseVariable, readCertificates } from './certificates.ts';
 import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
@@ -18,6 +18,9 @@ type WorkerCommandOptions = CertificateFlags & {
   rescan?: number;
   allow?: readonly string[];
   deny?: readonly string[];
+  only?: readonly string[];
+  ports?: readonly string[];
+  schemes?: readonly string[];
   stopTimeout?: number;
   lease?: number;
   poll?: number;
@@ -32,6 +35,9 @@ const flags: Readonly<Record<string, string>> = {
   connectionString: '--database-url',
   allow: '--allow',
   deny: '--deny',
+  only: '--only',
+  ports: '--ports',
+  schemes: '--schemes',
   ca: '--ca',
   clientCertificates: '--client-cert',
   stopTimeoutMs: '--stop-timeout',
@@ -56,6 +62,13 @@ export function addWorkerCommand(program: Command): void {
       collect,
     )
     .option('--deny <network>', 'refuse it whatever is allowed; repeatable', collect)
+    .option(
+      '--only <host>',
+      'let requests reach no other hosts: name, *.name, address, CIDR block; repeatable',
+      collect,
+    )
+    .option('--ports <list>', 'let requests reach no other ports: 443,8000-8999', list)
+    .option('--schemes <list>', 'send requests no other way: https', list)
     .option('--ca <file>', 'trust the authorities in this PEM file, too; repeatable', collect)
     .option('--client-cert <host=cert,key>', 'show that host this certificate (PEM files); repeatable', collect)
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
@@ -92,6 +105,7 @@ Examples:
   pgfetch worker --all-databases -d postgres://host/postgres         every database of a server
   pgfetch worker --allow 10.1.0.0/16 --allow api.internal
   pgfetch worker --allow loopback             for development
+  pgfetch worker --only '*.stripe.com' --schemes https --ports 443
   pgfetch worker --ca /etc/ssl/ours.pem       a private authority
   pgfetch worker --client-cert api.bank.example=client.pem,client.key
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
@@ -201,10 +215,26 @@ function nameOf(connectionString: string): { server: string; database: string } 
 }
 
 function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'connectionString'> {
-  const { allow = [], deny = [], stopTimeout, lease, poll, resolver, prepare, name } = options;
+  const {
+    allow = [],
+    deny = [],
+    only = [],
+    ports = [],
+    schemes = [],
+    stopTimeout,
+    lease,
+    poll,
+    resolver,
+    prepare,
+    name,
+  } = options;
   return {
     allow,
     deny,
+    only,
+    ports,
+    // The configuration says what is none.
+    schemes: schemes as NonNullable<WorkerOptions['schemes']>,
     ...readCertificates(options),
     prepare,
     proxy: proxiesOfEnvironment(),
@@ -217,7 +247,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
 }
 
 /** Says what is wrong with the configuration in terms of this command's options. */
-function checked<T>({ allow, deny, ca, clientCert }: WorkerCommandOptions, make: () => T): T {
+function checked<T>({ allow, deny, only, ports, schemes, ca, clientCert }: WorkerCommandOptions, make: () => T): T {
   try {
     return make();
   } catch (error) {
@@ -225,6 +255,9 @@ function checked<T>({ allow, deny, ca, clientCert }: WorkerCommandOptions, make:
     const given: Readonly<Record<string, readonly string[] | undefined>> = {
       allow,
       deny,
+      only,
+      ports,
+      schemes,
       ca,
       clientCertificates: clientCert,
     };

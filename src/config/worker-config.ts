@@ -1,7 +1,8 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
-import { createAddressPolicy } from '../core/addresses.ts';
+import { createAddressPolicy, type Scheme } from '../core/addresses.ts';
 import type { ClientCertificate } from '../core/client-certificate.ts';
+import { isPortEntry } from '../core/ports.ts';
 import type { ProxyOptions } from '../core/proxies.ts';
 import { authorities, clientCertificateKeys, clientCertificates } from './certificates.ts';
 import { proxySchema } from './proxy-config.ts';
@@ -24,6 +25,16 @@ export type WorkerOptions = {
   readonly allow?: readonly string[];
   /** The same kinds of entries, refused whatever `allow` says. Default: nothing. At most 1,000 entries. */
   readonly deny?: readonly string[];
+  /**
+   * The only hosts that requests may reach: names, `*.example.com` for all names below one, addresses, CIDR blocks. It goes by
+   * what the URL says, for redirects too, and behind a proxy: a name that is not listed is refused even if its addresses are. It
+   * only restricts: what is private must still be in `allow`. Default: nothing, which restricts nothing. At most 1,000 entries.
+   */
+  readonly only?: readonly string[];
+  /** The only ports that requests may go to: 443, or a range (`'8000-8999'`). Default: nothing, which is every port. At most 1,000 entries. */
+  readonly ports?: readonly (number | string)[];
+  /** The only schemes of requests and of what they are redirected to: `['https']`. Default: nothing, which is both. */
+  readonly schemes?: readonly Scheme[];
   /**
    * Certificates in PEM, one or several in each text, that are trusted beside the authorities that Node.js trusts: those of
    * private authorities, or of single servers. Default: none. At most 100 entries.
@@ -83,6 +94,16 @@ export class ConfigError extends Error {
 
 const entriesMax = 1_000;
 
+const ports = z
+  .array(
+    z
+      .union([z.number(), z.string()], { error: 'must be a number or a text' })
+      .refine(isPortEntry, 'must be a port from 1 to 65535 or a range of them (8000-8999)'),
+    { error: 'must be a list of ports' },
+  )
+  .max(entriesMax, `must have at most ${entriesMax} entries`)
+  .default([]);
+
 const schema = z.strictObject({
   connectionString: z
     .string({ error: 'must be a text' })
@@ -93,6 +114,11 @@ const schema = z.strictObject({
     .default(''),
   allow: networks('allow'),
   deny: networks('deny'),
+  only: networks('only'),
+  ports,
+  schemes: z
+    .array(z.enum(['http', 'https'], { error: 'must be "http" or "https"' }), { error: 'must be a list of texts' })
+    .default([]),
   ca: authorities,
   clientCertificates,
   resolver: z.enum(['auto', 'system'], { error: 'must be "auto" or "system"' }).default('auto'),
@@ -122,11 +148,14 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
   if (!result.success) {
     throw new ConfigError(result.error.issues.flatMap(problemsOf));
   }
-  const { allow, deny, ca, clientCertificates: certificates } = result.data;
+  const { allow, deny, only, ports, schemes, ca, clientCertificates: certificates } = result.data;
   return Object.freeze({
     ...result.data,
     allow: Object.freeze(allow),
     deny: Object.freeze(deny),
+    only: Object.freeze(only),
+    ports: Object.freeze(ports),
+    schemes: Object.freeze(schemes),
     ca: Object.freeze(ca),
     clientCertificates: Object.freeze(certificates.map((certificate) => Object.freeze(certificate))),
   });
@@ -143,14 +172,16 @@ function whole(min: number, max: number, fallback: number, unit: string): z.ZodD
   return z.int({ error }).min(min, error).max(max, error).default(fallback);
 }
 
-function networks(option: 'allow' | 'deny'): z.ZodDefault<z.ZodArray<z.ZodString>> {
+function networks(option: 'allow' | 'deny' | 'only'): z.ZodDefault<z.ZodArray<z.ZodString>> {
   const entry = z.string({ error: 'must be a text' }).superRefine((text, context) => {
     try {
       createAddressPolicy({ [option]: [text] });
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       context.addIssue(
-        'must be a CIDR block (10.0.0.0/8), an address, a host name, or one of the words "loopback", "private", "all"',
+        option === 'only'
+          ? 'must be a CIDR block (10.0.0.0/8), an address or a host name'
+          : 'must be a CIDR block (10.0.0.0/8), an address, a host name, or one of the words "loopback", "private", "all"',
       );
     }
   });

@@ -1,5 +1,6 @@
 import ipaddr from 'ipaddr.js';
-import { canonicalName, isAddress, isHostName, looksLikeIPv4, matchesHost } from './hosts.ts';
+import { canonicalHost, canonicalName, isAddress, isHostName, looksLikeIPv4, matchesHost } from './hosts.ts';
+import { createPortChoice } from './ports.ts';
 
 /**
  * The address policy: which hosts a request may reach. Everything that is not public unicast is denied unless allowed,
@@ -9,13 +10,18 @@ import { canonicalName, isAddress, isHostName, looksLikeIPv4, matchesHost } from
  */
 export type AddressPolicy = {
   /**
+   * Why requests may not go there as a URL says it, whatever the host's addresses are, or undefined: `only`, `ports` and
+   * `schemes`. The host must still be judged.
+   */
+  targetDenial(target: { readonly secure: boolean; readonly host: string; readonly port: number }): string | undefined;
+  /**
    * Why `host` (as `URL.hostname` writes it; any spelling of an IPv4 address is understood) may not be contacted, or
    * undefined. For an address the verdict is final; a name that passes must still have each of its addresses judged.
    */
   hostDenial(host: string): string | undefined;
   /**
    * Why the IP address may not be dialled, or undefined. `name` is the host name it was resolved from, if any: names
-   * that the operator allowed explicitly are trusted to point anywhere but into the deny list.
+   * that the operator allowed explicitly are trusted to point anywhere but into the deny list and at metadata services.
    */
   addressDenial(address: string, name?: string): string | undefined;
 };
@@ -25,13 +31,27 @@ export type AddressPolicyOptions = {
   /**
    * CIDR blocks (`10.1.0.0/16`), addresses, host names (`db.internal`, `*.example.local`) or a word: `loopback`
    * (127.0.0.0/8, ::1, `localhost`), `private` (RFC 1918, fc00::/7, and the name rules for internal names; metadata
-   * services stay denied), `all` (no built-in rule applies). An allowed name may resolve to *any* address that is not
-   * in `deny`: who controls its DNS controls where requests go. Default: nothing.
+   * services stay denied), `all` (no built-in rule applies). An allowed name may resolve to *any* address that is neither
+   * in `deny` nor a metadata service's (unless it names one): who controls its DNS controls where requests go. A network of
+   * addresses that stand for IPv4 addresses (NAT64, 6to4, ...) opens those of them that may be reached. Default: nothing.
    */
   readonly allow?: readonly string[];
   /** The same kinds of entries; refused whatever `allow` says. Default: nothing beyond the built-in rules. */
   readonly deny?: readonly string[];
+  /**
+   * The only hosts that may be reached: names, `*.parent` for all names below one, addresses, CIDR blocks. It goes by what the
+   * URL says: a name that is not listed is refused even if its addresses are. It allows nothing that is denied. Default:
+   * nothing, which restricts nothing.
+   */
+  readonly only?: readonly string[];
+  /** The only ports: 443, or a range (`8000-8999`). Default: nothing, which restricts nothing. */
+  readonly ports?: readonly (number | string)[];
+  /** The only schemes. Default: nothing, which restricts nothing. */
+  readonly schemes?: readonly Scheme[];
 };
+
+/** How a server is spoken to. */
+export type Scheme = 'http' | 'https';
 
 type Address = ipaddr.IPv4 | ipaddr.IPv6;
 type Range = { readonly text: string; readonly base: Address; readonly bits: number };
@@ -50,8 +70,17 @@ const metadataRanges: readonly Range[] = [
   '169.254.169.254/32',
   '100.100.100.200/32', // Alibaba
   '192.0.0.192/32', // Oracle
+  '169.254.170.2/32', // Amazon ECS
+  '169.254.170.23/32', // Amazon EKS
+  '169.254.42.42/32', // Scaleway
+  '169.254.0.23/32', // Tencent
   'fd00:ec2::/32', // Amazon
   'fd20:ce::/32', // Google
+  'fd00:c1::a9fe:a9fe/128', // Oracle
+  'fd00:42::42/128', // Scaleway
+  'fd00:a9fe:a9fe::1/128', // Akamai
+  'fd00:100::100:200/128', // Alibaba
+  'fe80::a9fe:a9fe/128', // OpenStack
 ].map(parseBlock);
 
 /** IANA's special-purpose registries (RFC 6890 and its updates); ipaddr.js's own table is asked after this one. */
@@ -93,19 +122,39 @@ const deniedRanges: readonly (readonly [what: string, range: Range])[] = (
 
 const globalUnicast6 = parseBlock('2000::/3');
 
-const metadataNames = ['metadata.goog', 'metadata.google.internal', 'instance-data.ec2.internal', 'metadata'];
+const metadataNames = [
+  'metadata',
+  'metadata.goog',
+  'metadata.google.internal',
+  'metadata.tencentyun.com',
+  'metadata.packet.net',
+  'metadata.platformequinix.com',
+  'api.metadata.cloud.ibm.com',
+  'instance-data',
+  'instance-data.ec2.internal',
+];
 
-/** Endings that never name a public host (RFC 6761, 6762, 8375, and what clusters, routers and companies use). */
+function isMetadataName(name: string): boolean {
+  return metadataNames.includes(name) || /^instance-data\.[^.]+\.compute\.internal$/.test(name);
+}
+
+/** Endings that never name a public host (RFC 6761, 6762, 7686, 8375, 9476, and what clusters, routers and companies use). */
 const internalEndings = [
   'local',
   'localdomain',
+  'localdomain4',
+  'localdomain6',
   'internal',
   'intranet',
   'private',
   'corp',
   'home',
   'lan',
+  'mail',
   'svc',
+  'consul',
+  'onion',
+  'alt',
   'home.arpa',
 ];
 
@@ -113,19 +162,28 @@ const internalEndings = [
  * Builds a policy. With no options every address that is not public unicast is denied, and so are `localhost`,
  * single-label names and names that only mean something on a private network.
  *
- * @throws RangeError for an entry that is neither a CIDR block, an address, a host name nor a known word.
+ * @throws RangeError for an entry that is neither a CIDR block, an address, a host name, a known word nor a port.
  */
 export function createAddressPolicy(options: AddressPolicyOptions = {}): AddressPolicy {
   const allow = parseEntries(options.allow ?? [], 'allow');
   const deny = parseEntries(options.deny ?? [], 'deny');
+  const isAmongOnly = parseOnly(options.only ?? []);
+  const isPortOpen = createPortChoice(options.ports ?? []);
+  const { schemes = [] } = options;
 
   function judge(address: Address, name: string | undefined): string | undefined {
     const denied = firstDenied(deny.ranges, address);
     if (denied !== undefined) return `${denied.text} is in the deny list`;
-    if (name !== undefined && matchesHost(allow.names, name)) return undefined;
-    if (allow.words.has('all') || firstMatch(allow.ranges, address) !== undefined) return undefined;
-    const metadata = firstMatch(metadataRanges, address);
-    if (metadata !== undefined) return `${metadata.text} (metadata service)`;
+    if (allow.words.has('all')) return undefined;
+    if (firstMatch(allow.ranges, address) !== undefined) {
+      // A network of addresses that stand for others opens none of those.
+      const hidden = isIPv6(address) ? embeddedIPv4(address.parts) : [];
+      return hidden.map((each) => judge(each, name)).find((denial) => denial !== undefined);
+    }
+    const isTrusted = name !== undefined && matchesHost(allow.names, name);
+    const metadata = firstDenied(metadataRanges, address);
+    if (metadata !== undefined && !(isTrusted && isMetadataName(name))) return `${metadata.text} (metadata service)`;
+    if (isTrusted) return undefined;
     for (const word of allow.words) {
       if (firstMatch(wordRanges[word], address) !== undefined) return undefined;
     }
@@ -140,7 +198,7 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
     if (matchesHost(allow.names, name) || allow.words.has('all')) return undefined;
     if (loopback)
       return localhostAddresses.some((a) => judge(parseAddress(a), name) === undefined) ? undefined : 'localhost';
-    if (metadataNames.includes(name)) return 'a metadata service';
+    if (isMetadataName(name)) return 'a metadata service';
     if (allow.words.has('private')) return undefined;
     if (!name.includes('.')) return 'names without a dot';
     const ending = internalEndings.find((e) => name.endsWith(`.${e}`));
@@ -148,6 +206,12 @@ export function createAddressPolicy(options: AddressPolicyOptions = {}): Address
   }
 
   return {
+    targetDenial({ secure, host, port }) {
+      const scheme = secure ? 'https' : 'http';
+      if (schemes.length > 0 && !schemes.includes(scheme)) return `${scheme} is not in the schemes list`;
+      if (!isPortOpen(port)) return `port ${port} is not in the ports list`;
+      return isAmongOnly(host) ? undefined : 'this host is not in the only list';
+    },
     hostDenial(host) {
       if (host.startsWith('[') || host.includes(':')) {
         const inner = host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host;
@@ -224,6 +288,18 @@ function parseEntries(entries: readonly string[], option: string): Entries {
   return { ranges, names, words: found };
 }
 
+function parseOnly(entries: readonly string[]): (host: string) => boolean {
+  if (entries.length === 0) return () => true;
+  const { ranges, names, words: found } = parseEntries(entries, 'only');
+  for (const word of found) {
+    throw new RangeError(`Invalid entry "${word}" in only: expected a CIDR block, an address or a host name`);
+  }
+  return (host) => {
+    const name = canonicalHost(host);
+    return isAddress(name) ? firstMatch(ranges, parseAddress(name)) !== undefined : matchesHost(names, name);
+  };
+}
+
 function parseWrittenBlock(text: string, entry: string, option: string): Range {
   const [address = '', bits = '', ...rest] = text.split('/');
   const widest = address.includes(':') ? 128 : 32;
@@ -263,14 +339,27 @@ function embeddedIPv4(parts: readonly number[]): ipaddr.IPv4[] {
   const [p0 = 0, p1 = 0, p2 = 0, , , , p6 = 0, p7 = 0] = parts;
   const found: ipaddr.IPv4[] = [];
   const upperZero = parts.slice(0, 5).every((part) => part === 0);
+  // What begins with six zeros more is ::, ::1 and the like.
+  const compatible = upperZero && parts[5] === 0 && p6 !== 0;
   const translated = p0 === 0 && p1 === 0 && p2 === 0 && parts[3] === 0 && parts[4] === 0xffff && parts[5] === 0;
   const nat64 = p0 === 0x64 && p1 === 0xff9b;
-  if ((upperZero && (parts[5] === 0 || parts[5] === 0xffff)) || translated || nat64 || isIsatap(parts)) {
+  if (nat64 && p2 === 1) found.push(...localNat64(parts));
+  if (compatible || (upperZero && parts[5] === 0xffff) || translated || nat64 || isIsatap(parts)) {
     found.push(ipv4Of(p6, p7));
   }
   if (p0 === 0x2002) found.push(ipv4Of(p1, p2));
   if (p0 === 0x2001 && p1 === 0) found.push(ipv4Of(p2, parts[3] ?? 0), ipv4Of(p6 ^ 0xffff, p7 ^ 0xffff));
   return found;
+}
+
+/** RFC 6052, 2.2: in prefixes shorter than 96 bits the address comes earlier, around a byte that is zero, and zeros follow. */
+function localNat64(parts: readonly number[]): ipaddr.IPv4[] {
+  const bytes = parts.flatMap((part) => [part >> 8, part & 0xff]);
+  return [6, 7, 8]
+    .map((begin) => [...bytes.slice(begin, 8), ...bytes.slice(9)])
+    .filter((rest) => rest.slice(4).every((byte) => byte === 0) && bytes[8] === 0)
+    .map((rest) => new ipaddr.IPv4(rest.slice(0, 4)))
+    .filter((address) => !isUnspecified(address));
 }
 
 function ipv4Of(high: number, low: number): ipaddr.IPv4 {

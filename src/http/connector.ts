@@ -90,7 +90,9 @@ export function createConnector(options: ConnectorOptions): Connector {
     return 'kind' in socket ? socket : { socket, viaProxy: undefined };
   }
 
-  return (target, deadline) => {
+  return async (target, deadline) => {
+    const denial = policy.targetDenial(target);
+    if (denial !== undefined) return denied(denial);
     const proxy = proxyOf(target);
     return proxy === undefined ? connectDirectly(target, deadline) : connectThrough(proxy, target, deadline);
   };

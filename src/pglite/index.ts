@@ -13,6 +13,10 @@ export type PgNetOptions = {
   readonly allow?: readonly string[];
   /** Hosts that are refused, whatever `allow` says. Default: none. */
   readonly deny?: readonly string[];
+  /** The only hosts, ports and schemes that may be reached; see `WorkerOptions`. Default: no restriction. */
+  readonly only?: readonly string[];
+  readonly ports?: readonly (number | string)[];
+  readonly schemes?: readonly ('http' | 'https')[];
   /** Proxies; see `WorkerOptions`. Default: none. */
   readonly proxy?: ProxyOptions;
   /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
@@ -132,11 +136,11 @@ class Resident {
         import('../postgres/pglite.ts'),
         import('../schema/scripts.ts'),
       ]);
-    const { allow = [], deny = [], proxy, timing, log } = this.#options;
+    const { proxy, timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
       userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
-      policy: createAddressPolicy({ allow, deny }),
+      policy: createAddressPolicy(this.#options),
       proxy,
     });
     return new WorkerClass({

@@ -91,7 +91,7 @@ export function createSender(config: WorkerConfig, log: WorkerLog | undefined): 
   return createHttpClient({
     tls: { ...(ca.length > 0 && { ca }), clientCertificates },
     userAgent: config.userAgent,
-    policy: createAddressPolicy({ allow: config.allow, deny: config.deny }),
+    policy: createAddressPolicy(config),
     proxy: config.proxy,
     ...(config.resolver === 'system' ? { lookup: createGetaddrinfo() } : {}),
   });

@@ -52,6 +52,10 @@ describe('usage errors say what was meant, on stderr, with status 2', () => {
       given: ['worker', '--allow', '10.0.0.0/40', '--lease', '5', '--stop-timeout', 'soon'],
       says: /--allow "10\.0\.0\.0\/40" must be[\s\S]*--stop-timeout must be[\s\S]*--lease must be/,
     },
+    {
+      given: ['worker', '--only', 'loopback', '--ports', '443,99999', '--schemes', 'https,gopher'],
+      says: /--only "loopback" must be[\s\S]*--ports "99999" must be a port[\s\S]*--schemes "gopher" must be "http" or/,
+    },
     { given: ['worker', '--log-format', 'xml'], says: /Allowed choices are pretty, json/ },
   ])('$given', async ({ given, says }) => {
     const { status, stdout, stderr } = await runCli(given);

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { createAddressPolicy } from '../../src/core/addresses.ts';
 import type { Failure } from '../../src/core/outcome.ts';
 import {
   expectFailure,
@@ -133,7 +134,7 @@ describe('timings', () => {
     });
     const client = testClient({
       now: () => nowMs,
-      policy: { hostDenial: () => undefined, addressDenial: () => undefined },
+      policy: createAddressPolicy({ allow: ['name.example'] }),
       lookup: async () => {
         nowMs += 7;
         return [{ address: '127.0.0.1', family: 4 }];
