@@ -25,12 +25,15 @@ export function viaProxy({ authorization }: HttpProxy): ViaProxy {
   };
 }
 
-/** The path and the headers with which a hop is sent to a proxy: the whole URL, and ours where the request has the same. */
+/**
+ * The path and the headers with which a hop is sent to a proxy: the whole URL, and ours where the request has the same. Of Host
+ * it may say only what the URL says (RFC 9112, 3.2), which was judged; some proxies go by Host.
+ */
 export function formForProxy(
   { target, path, headers }: Pick<Hop, 'target' | 'path' | 'headers'>,
   via: ViaProxy,
 ): Pick<Hop, 'path' | 'headers'> {
-  const ours = new Set(via.headers.map(([name]) => name.toLowerCase()));
+  const ours = new Set(['host', ...via.headers.map(([name]) => name.toLowerCase())]);
   return {
     path: target.origin + path,
     headers: [...via.headers, ...headers.filter(([name]) => !ours.has(name.toLowerCase()))],

@@ -72,6 +72,15 @@ describe('http through a proxy', () => {
     expect(headers.join()).not.toContain('Proxy-Authorization');
   });
 
+  it('says of the host only what the URL says: a proxy that goes by Host would be led elsewhere', async () => {
+    const server = await httpServer(echo);
+    const proxy = await forwardProxy();
+    const url = `http://target.example:${server.port}/`;
+    expectReply(await clientThrough(proxy.url).send(request(url, { headers: [['host', 'internal.service']] })));
+    const hosts = pairs(proxy.asked[0]?.headers ?? []).filter(([name]) => name.toLowerCase() === 'host');
+    expect(hosts).toEqual([['Host', `target.example:${server.port}`]]);
+  });
+
   it('sends bodies byte by byte as they are', async () => {
     const server = await httpServer(echo);
     const proxy = await forwardProxy();
