@@ -98,8 +98,13 @@ test('a second signal ends it at once', async () => {
   expect((await running.ended).status).toBe(143);
 });
 
-test('denies this machine unless it is allowed', async () => {
-  const running = await startCli(['worker', '-d', database.url]);
+test.each([
+  ['this machine, unless it is allowed', []],
+  ['a host that is not the only one', ['--allow', 'loopback', '--only', 'api.example.com', '--only', '127.0.0.2']],
+  ['a port that is not one of these', ['--allow', 'loopback', '--ports', '443,8000-8009']],
+  ['a scheme that is not one of these', ['--allow', 'loopback', '--schemes', 'https']],
+])('denies %s', async (_what, given) => {
+  const running = await startCli(['worker', '-d', database.url, ...given]);
   await running.output(/serving/);
   const id = await get('/get');
   const row = await until(

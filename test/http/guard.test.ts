@@ -43,6 +43,13 @@ describe('the guard', () => {
     [['2001:4860:4860::8888', '::ffff:127.0.0.1']],
     [['8.8.8.8', 'not an address']],
     [['8.8.8.8', 'fe80::1%lo']],
+    [['8.8.8.8', '0.0.0.0']],
+    [['2001:4860:4860::8888', '::']],
+    [['8.8.8.8', '::8.8.4.4']],
+    [['8.8.8.8', '64:ff9b::808:808']],
+    [['8.8.8.8', '2002:7f00:1::1']],
+    [['8.8.8.8', 'fd00:c1::a9fe:a9fe']],
+    [[...Array.from({ length: 40 }, (_, i) => `8.8.8.${i}`), '10.0.0.1']],
   ])('refuses a name if any of its addresses is denied: %j', async (addresses) => {
     const dialled = watchDialling();
     const lookup = async () => addresses.map((address) => ({ address, family: 4 }));
