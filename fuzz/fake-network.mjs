@@ -11,7 +11,7 @@ import { rules } from './replies.mjs';
 
 /** Small, so that replies reach it. */
 const headBytesMax = 16_384;
-const largeBodiesMax = 4;
+const largeBodiesBytesMax = 4 * rules.responseBytesMax;
 /** Turns of the event loop within which what has arrived must have taken effect. */
 const turnsMax = 10;
 const timeoutMs = 3_600_000;
@@ -42,18 +42,24 @@ class FakeSocket extends Duplex {
 export class FakeNetwork {
   #connections = [];
   #plan;
-  #permits = new Supply(largeBodiesMax).permits(1);
+  #largeBodies = new Supply(largeBodiesBytesMax);
   #underWay = new Bag();
   /** Bodies that another thread decompresses: they are ready when they are. */
   #decoding = 0;
   #decoders = {
-    request: () => {
-      this.#decoding += 1;
-      return true;
-    },
-    withdraw: () => {},
-    release: () => {
-      this.#decoding -= 1;
+    permit: () => {
+      let held = 0;
+      return {
+        request: () => {
+          held = 1;
+          this.#decoding += 1;
+          return true;
+        },
+        release: () => {
+          this.#decoding -= held;
+          held = 0;
+        },
+      };
     },
   };
   #pool;
@@ -74,7 +80,7 @@ export class FakeNetwork {
     this.#context = {
       pool: this.#pool,
       firstHops: new FirstHops('fuzz'),
-      limitsOf: () => ({ bodyBytesMax: rules.responseBytesMax, largeBodies: this.#permits }),
+      largeBodies: this.#largeBodies,
       decoders: this.#decoders,
       redirectsMax: 5,
       now: () => this.#nowMs,
@@ -126,10 +132,11 @@ export class FakeNetwork {
   async forget() {
     for (const connection of this.#connections.splice(0)) connection.destroy();
     await turn();
-    let permits = 0;
-    while (permits < largeBodiesMax && this.#permits.request(() => {})) permits += 1;
-    for (let i = 0; i < permits; i++) this.#permits.release();
-    return { underWay: [...this.#underWay.items()].length, permitsLost: largeBodiesMax - permits };
+    // Of the requests' holder: all there is can be had at once where nothing is held.
+    const all = this.#largeBodies.permit(null);
+    const isNothingHeld = all.request(largeBodiesBytesMax, () => {});
+    all.release();
+    return { underWay: [...this.#underWay.items()].length, isNothingHeld };
   }
 
   #answer(socket) {
