@@ -10,7 +10,7 @@ import { inspectInstallation } from '../store/installation.ts';
 import { createWorker } from '../worker/create.ts';
 import { explain } from '../worker/explain.ts';
 import type { Worker } from '../worker/worker.ts';
-import { port } from './arguments.ts';
+import { collect, port } from './arguments.ts';
 import { defaultEchoPort } from './echo.ts';
 import { findEcho, leaveEchoNote, removeEchoNote } from './echo-note.ts';
 import { CliError, UsageError, withPortOption } from './errors.ts';
@@ -18,6 +18,7 @@ import { showFirstRequest } from './first-request.ts';
 import { createLog } from './log.ts';
 import { print } from './output.ts';
 import { proxiesBeyondLoopback } from './proxy-environment.ts';
+import { logSecretProblems, readSecrets, type SecretFlags } from './secrets.ts';
 import { untilStopSignal } from './signals.ts';
 
 /** Like the echo server's: claimed by no well-known service, and never given to an outgoing connection. */
@@ -33,7 +34,7 @@ type DevOptions = {
   port: number;
   echoPort: number;
   firstRequest?: boolean;
-};
+} & SecretFlags;
 
 export function addDevCommand(program: Command): void {
   program
@@ -47,6 +48,8 @@ export function addDevCommand(program: Command): void {
     )
     .option('-p, --port <port>', "the database's port on 127.0.0.1; 0: any free one", port, defaultPort)
     .option('--echo-port <port>', "the echo server's port on 127.0.0.1; 0: any free one", port, defaultEchoPort)
+    .option('--secret <name=hosts@roles>', 'a secret, where it may be sent and for whom; repeatable', collect)
+    .option('--secrets-dir <directory>', 'where the values of secrets are, each in a file named as it is')
     .option('--first-request', 'send a first request, and show how')
     .configureHelp({ showGlobalOptions: false })
     .addHelpText(
@@ -97,7 +100,7 @@ async function dev(options: DevOptions): Promise<void> {
     });
     try {
       await createExtension(db);
-      worker = makeWorker(server, options.engine);
+      worker = await makeWorker(server, options);
       if ((await Promise.race([worker.start(), stop.signal])) !== undefined) return;
       leaveEchoNote(options.directory, localhost(echo));
       showRunning(options, server, echo);
@@ -154,14 +157,18 @@ async function createExtension(db: Database): Promise<void> {
   if (installation.kind !== 'ready') throw new CliError(explain(installation));
 }
 
-function makeWorker(server: DevServer, engine: Engine): Worker {
-  return createWorker({
+async function makeWorker(server: DevServer, options: DevOptions): Promise<Worker> {
+  const log = createLog(undefined, 'warn');
+  const worker = createWorker({
     connectionString: server.connectionString,
     allow: ['loopback'],
     proxy: proxiesBeyondLoopback(),
-    log: createLog(undefined, 'warn'),
-    ...(engine === 'pglite' ? { prepare: false, pollEveryMs: pgliteLookEveryMs } : {}),
+    log,
+    ...readSecrets(options),
+    ...(options.engine === 'pglite' ? { prepare: false, pollEveryMs: pgliteLookEveryMs } : {}),
   });
+  await logSecretProblems(options, log);
+  return worker;
 }
 
 function showRunning(options: DevOptions, server: DevServer, echo: EchoServer): void {

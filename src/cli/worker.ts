@@ -11,24 +11,26 @@ import { connectionStringsOf } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
 import { logProxies, proxiesOfEnvironment } from './proxy-environment.ts';
+import { logSecretProblems, readSecrets, type SecretFlags } from './secrets.ts';
 import { untilStopSignal } from './signals.ts';
 
-type WorkerCommandOptions = CertificateFlags & {
-  allDatabases?: boolean;
-  rescan?: number;
-  allow?: readonly string[];
-  deny?: readonly string[];
-  only?: readonly string[];
-  ports?: readonly string[];
-  schemes?: readonly string[];
-  stopTimeout?: number;
-  lease?: number;
-  poll?: number;
-  prepare: boolean;
-  name?: string;
-  resolver?: 'auto' | 'system';
-  logFormat?: LogFormat;
-};
+type WorkerCommandOptions = CertificateFlags &
+  SecretFlags & {
+    allDatabases?: boolean;
+    rescan?: number;
+    allow?: readonly string[];
+    deny?: readonly string[];
+    only?: readonly string[];
+    ports?: readonly string[];
+    schemes?: readonly string[];
+    stopTimeout?: number;
+    lease?: number;
+    poll?: number;
+    prepare: boolean;
+    name?: string;
+    resolver?: 'auto' | 'system';
+    logFormat?: LogFormat;
+  };
 
 /** How the problems of a configuration name the options of this command. */
 const flags: Readonly<Record<string, string>> = {
@@ -40,6 +42,7 @@ const flags: Readonly<Record<string, string>> = {
   schemes: '--schemes',
   ca: '--ca',
   clientCertificates: '--client-cert',
+  secrets: '--secret',
   stopTimeoutMs: '--stop-timeout',
   leaseMs: '--lease',
   pollEveryMs: '--poll',
@@ -71,6 +74,8 @@ export function addWorkerCommand(program: Command): void {
     .option('--schemes <list>', 'send requests no other way: https', list)
     .option('--ca <file>', 'trust the authorities in this PEM file, too; repeatable', collect)
     .option('--client-cert <host=cert,key>', 'show that host this certificate (PEM files); repeatable', collect)
+    .option('--secret <name=hosts@roles>', 'a secret, where it may be sent and for whom; repeatable', collect)
+    .option('--secrets-dir <directory>', 'where the values of secrets are, each in a file named as it is')
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
@@ -97,6 +102,9 @@ database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (
 
 Requests go through the proxies that $http_proxy and $https_proxy name, but for the hosts in $no_proxy.
 
+Requests may use the secrets that --secret declares: {{secret.stripe}} in a header. The value of stripe is what the file stripe in
+--secrets-dir holds, else $PGFETCH_SECRET_STRIPE. @public stands for every role.
+
 With --all-databases each -d names a server, by any database of it. SIGHUP makes it look at once which databases there are.
 
 Examples:
@@ -108,6 +116,7 @@ Examples:
   pgfetch worker --only '*.stripe.com' --schemes https --ports 443
   pgfetch worker --ca /etc/ssl/ours.pem       a private authority
   pgfetch worker --client-cert api.bank.example=client.pem,client.key
+  pgfetch worker --secret stripe=api.stripe.com@billing --secrets-dir /run/secrets
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
 `,
     )
@@ -133,6 +142,7 @@ async function serveDatabases(
   const workers = distinct(connectionStrings, log).map(({ connectionString, fields }) =>
     checked(options, () => createWorker({ ...workerOptions(options), connectionString, log: withFields(log, fields) })),
   );
+  await logSecretProblems(options, log);
   const stop = untilStopSignal();
   const stopped = Promise.all(workers.map((worker) => new Promise<void>((resolve) => worker.once('stopped', resolve))));
   await Promise.all(workers.map((worker) => worker.start({ wait: false })));
@@ -159,6 +169,7 @@ async function serveServers(
       log,
     }),
   );
+  await logSecretProblems(options, log);
   const stop = untilStopSignal({
     onHangup: () => {
       log.info({}, 'SIGHUP: looking which databases there are');
@@ -236,6 +247,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     // The configuration says what is none.
     schemes: schemes as NonNullable<WorkerOptions['schemes']>,
     ...readCertificates(options),
+    ...readSecrets(options),
     prepare,
     proxy: proxiesOfEnvironment(),
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),

@@ -4,6 +4,8 @@ import { createAddressPolicy, type Scheme } from '../core/addresses.ts';
 import type { ClientCertificate } from '../core/client-certificate.ts';
 import { isPortEntry } from '../core/ports.ts';
 import type { ProxyOptions } from '../core/proxies.ts';
+import { bindingProblems, type SecretBindings } from '../core/secret-bindings.ts';
+import type { SecretSource } from '../core/secret-values.ts';
 import { authorities, clientCertificateKeys, clientCertificates } from './certificates.ts';
 import { proxySchema } from './proxy-config.ts';
 import { nearestName } from './suggest.ts';
@@ -57,6 +59,14 @@ export type WorkerOptions = {
    * itself. Default: none; the environment is read by `pgfetch worker` only.
    */
   readonly proxy?: ProxyOptions;
+  /**
+   * Secrets that requests may refer to in headers (`{{secret.stripe}}`) and be signed with, each bound to the hosts and the roles
+   * that may use it: `{ stripe: { hosts: ['api.stripe.com'], roles: ['billing'] } }`. Default: none. At most 1,000, with 100 hosts
+   * and 100 roles each.
+   */
+  readonly secrets?: SecretBindings;
+  /** Where the values of `secrets` come from, such as `secretDirectory('/etc/pgfetch/secrets')`. Default: nowhere; needed with `secrets`. */
+  readonly secretSource?: SecretSource;
   /** How long `stop()` waits for requests in flight before it gives them back to the queue. 0 to 600,000 ms, default 10,000. Longer than the requests' time-outs: none is sent twice. */
   readonly stopTimeoutMs?: number;
   /** How long what a worker has claimed stays its own without a sign of life. 1,000 to 3,600,000 ms, default 15,000. Shorter: a hung worker's requests come free sooner; longer: a slow database is forgiven more. */
@@ -94,6 +104,8 @@ export class ConfigError extends Error {
 
 const entriesMax = 1_000;
 
+const nowhere: SecretSource = Object.freeze({ read: async () => undefined });
+
 const ports = z
   .array(
     z
@@ -123,6 +135,18 @@ const schema = z.strictObject({
   clientCertificates,
   resolver: z.enum(['auto', 'system'], { error: 'must be "auto" or "system"' }).default('auto'),
   proxy: proxySchema,
+  secrets: z
+    .custom<SecretBindings>()
+    .superRefine((given, context) => {
+      for (const problem of bindingProblems(given)) context.addIssue(problem);
+    })
+    .transform((given) => structuredClone(given))
+    .default({}),
+  secretSource: z
+    .custom<SecretSource>((given) => typeof (given as Partial<SecretSource> | null)?.read === 'function', {
+      error: 'must have a method read(name) that resolves with a text or undefined',
+    })
+    .default(nowhere),
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),
@@ -148,7 +172,10 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
   if (!result.success) {
     throw new ConfigError(result.error.issues.flatMap(problemsOf));
   }
-  const { allow, deny, only, ports, schemes, ca, clientCertificates: certificates } = result.data;
+  const { allow, deny, only, ports, schemes, ca, clientCertificates: certificates, secrets, secretSource } = result.data;
+  if (Object.keys(secrets).length > 0 && secretSource === nowhere) {
+    throw new ConfigError(['secrets need a secretSource: where their values come from']);
+  }
   return Object.freeze({
     ...result.data,
     allow: Object.freeze(allow),
@@ -158,6 +185,7 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
     schemes: Object.freeze(schemes),
     ca: Object.freeze(ca),
     clientCertificates: Object.freeze(certificates.map((certificate) => Object.freeze(certificate))),
+    secrets: Object.freeze(secrets),
   });
 }
 

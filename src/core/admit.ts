@@ -1,15 +1,22 @@
 import { type Failure, noTimings } from './outcome.ts';
 import type { HostRule } from './policy.ts';
-import type { ClaimedRequest, HeaderList, QueueRow } from './request.ts';
+import type { ClaimedRequest, HeaderList, QueueRow, SendableRequest } from './request.ts';
+import { usesSecrets } from './secret-references.ts';
 
 /** The same bound holds where requests are enqueued. */
-const headersBytesMax = 65_536;
+export const headersBytesMax = 65_536;
+export const headersTooLarge: string = `The request headers are too large: more than ${headersBytesMax} bytes`;
+
+const none: ReadonlySet<string> = new Set();
 
 /**
- * Makes a row that we claimed into a request that can be sent, or says why it cannot be. The functions in SQL check what
- * they enqueue; a row inserted by hand may hold anything.
+ * Makes a row that we claimed into a request that can be sent, at once or when its secrets have been filled in, or says why it
+ * cannot be. The functions in SQL check what they enqueue; a row inserted by hand may hold anything.
  */
-export function admit(row: QueueRow, hostRules: readonly HostRule[] | undefined): ClaimedRequest | Failure {
+export function admit(
+  row: QueueRow,
+  hostRules: readonly HostRule[] | undefined,
+): SendableRequest | ClaimedRequest | Failure {
   const headers = parseHeaders(row.headersJson);
   if (typeof headers === 'string') {
     return refused(headers);
@@ -17,7 +24,9 @@ export function admit(row: QueueRow, hostRules: readonly HostRule[] | undefined)
   if (row.timeoutMs < 1) {
     return refused(`timeout_milliseconds is ${row.timeoutMs}: it must be at least 1`);
   }
-  return { row, headers, hostRules };
+  return usesSecrets(row, headers)
+    ? { kind: 'claimed', row, headers, hostRules }
+    : { kind: 'sendable', row, headers, hostRules, secretHeaders: none, spentMs: 0 };
 }
 
 function refused(message: string): Failure {
@@ -30,7 +39,7 @@ function parseHeaders(json: string): HeaderList | string {
     return [];
   }
   if (json.length > headersBytesMax / 4 && Buffer.byteLength(json) > headersBytesMax) {
-    return `The request headers are too large: more than ${headersBytesMax} bytes`;
+    return headersTooLarge;
   }
   let parsed: unknown;
   try {

@@ -38,6 +38,8 @@ export type FailureCode =
   | 'unsupported_scheme'
   | 'invalid_url'
   | 'denied'
+  | 'secret_refused'
+  | 'secret_unavailable'
   | 'unresolvable'
   | 'connect_failed'
   | 'proxy_failed'

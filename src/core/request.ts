@@ -29,11 +29,22 @@ export function requesterOf(row: Pick<QueueRow, 'loginRole' | 'setRole'>): numbe
 }
 
 /**
- * A request that is ours to send: claimed in the queue, its headers parsed. Only {@link admit} makes one.
+ * A request that is ours to send, its headers parsed, which refers to secrets or is to be signed: it cannot be sent as it is. Only
+ * {@link admit} makes one.
  */
 export type ClaimedRequest = {
+  readonly kind: 'claimed';
   readonly row: QueueRow;
   readonly headers: HeaderList;
   /** Where it may go, redirects included; undefined: anywhere. */
   readonly hostRules: readonly HostRule[] | undefined;
+};
+
+/** A claimed request with nothing left to fill in. */
+export type SendableRequest = Omit<ClaimedRequest, 'kind'> & {
+  readonly kind: 'sendable';
+  /** The names, in lower case, of headers that hold a secret: they go to no other origin. */
+  readonly secretHeaders: ReadonlySet<string>;
+  /** What of its time has gone by already, in milliseconds. */
+  readonly spentMs: number;
 };

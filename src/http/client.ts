@@ -5,7 +5,7 @@ import { Bag } from '../core/bag.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { Supply } from '../core/permits.ts';
 import { createProxyChoice, type ProxyOptions } from '../core/proxies.ts';
-import type { ClaimedRequest } from '../core/request.ts';
+import type { SendableRequest } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Connection } from './connection.ts';
 import { type Connected, createConnector, type Target } from './connector.ts';
@@ -47,7 +47,7 @@ export type HttpClient = {
    * failures are data. Settles by the request's deadline, counted from this call; a time-out of 0 or less has passed
    * at once. An aborted `signal` cancels it. Without `rules`, {@link defaultSendRules} hold.
    */
-  send(request: ClaimedRequest, rules?: SendRules, signal?: AbortSignal): Promise<Outcome>;
+  send(request: SendableRequest, rules?: SendRules, signal?: AbortSignal): Promise<Outcome>;
   /** Cancels what is in flight, ends all sockets at once and resolves when the last has closed. Safe to call twice. */
   close(): Promise<void>;
 };

@@ -28,16 +28,16 @@ export class Deadline {
   #waiting: Waiting | (() => void) | undefined;
   #ended = false;
 
-  /** Starts the clock. `onExpiry` is called once, unless {@link end} comes first. */
-  constructor(timeoutMs: number, now: () => number, onExpiry: () => void) {
+  /** Starts the clock, of which `spentMs` have gone by. `onExpiry` is called once, unless {@link end} comes first. */
+  constructor(timeoutMs: number, now: () => number, onExpiry: () => void, spentMs: number = 0) {
     this.timeoutMs = timeoutMs;
     this.#now = now;
-    this.#startedAtMs = now();
-    this.#phaseSinceMs = this.#startedAtMs;
+    this.#phaseSinceMs = now();
+    this.#startedAtMs = this.#phaseSinceMs - spentMs;
     this.#onExpiry = onExpiry;
     // Not unref'd: a request in flight is work, and its timer is cleared with it. A lookup that never returns would
     // otherwise let the process exit with a promise pending.
-    this.#timer = setTimeout(expire, Math.min(Math.max(timeoutMs, 0), timerMsMax), this);
+    this.#timer = setTimeout(expire, Math.min(Math.max(timeoutMs - spentMs, 0), timerMsMax), this);
   }
 
   /**

@@ -1,5 +1,6 @@
 import { basicAuthorization } from '../core/basic-authorization.ts';
-import type { ClaimedRequest, HeaderList } from '../core/request.ts';
+import type { HeaderList, SendableRequest } from '../core/request.ts';
+import { parseAbsoluteUrl } from '../core/urls.ts';
 import type { Target } from './connector.ts';
 import { acceptedEncodings } from './decompress.ts';
 import { type Problem, problem, problems } from './failures.ts';
@@ -15,6 +16,8 @@ export type Hop = {
   readonly method: string;
   /** Everything that is sent beside Host, Connection and Content-Length; values hold one byte per character. */
   readonly headers: HeaderList;
+  /** The names, in lower case, of those that hold a secret: they go to no other origin. */
+  readonly secretHeaders: ReadonlySet<string>;
   readonly body: Uint8Array | null;
 };
 
@@ -58,7 +61,7 @@ export class FirstHops {
   }
 
   /** The first hop of a request, or why it cannot be sent as it is. */
-  of(request: ClaimedRequest, asksForCompression: boolean): Hop | Problem {
+  of(request: SendableRequest, asksForCompression: boolean): Hop | Problem {
     const parsed = this.#parse(request.row.url);
     if (parsed.kind === 'problem') return parsed;
     const method = canonicalMethod(request.row.method);
@@ -70,7 +73,7 @@ export class FirstHops {
     if (asksForCompression && !headers.some(([name]) => name.toLowerCase() === 'accept-encoding')) {
       headers.push(['Accept-Encoding', acceptedEncodings]);
     }
-    return { kind: 'hop', url, target, path, method, headers, body };
+    return { kind: 'hop', url, target, path, method, headers, secretHeaders: request.secretHeaders, body };
   }
 
   #parse(text: string): ParsedUrl | Problem {
@@ -106,28 +109,10 @@ type ParsedUrl = {
   readonly authorization: string | undefined;
 };
 
-/**
- * Whether user information, host and port together have a length that some may have. The time that a host's characters beyond
- * ASCII take goes by their square (Punycode): seconds for what a header can hold.
- */
-export function isWorthParsing(url: string): boolean {
-  const authority = authorityPattern.exec(url.replace(/[\t\r\n]/g, ''))?.[1] ?? '';
-  return authority.length <= authorityLengthMax;
-}
-
-/** Of an absolute URL, or of one that begins with its host, in whatever way the URL standard puts up with. */
-const authorityPattern = /^\s*(?:https?:[/\\]*|[/\\]{2,})([^/\\?#]*)/i;
-const authorityLengthMax = 2_048;
-
 /** Parses an absolute http(s) URL; its credentials become the value of an Authorization header. */
 function parseUrl(text: string): ParsedUrl | Problem {
-  if (!isWorthParsing(text)) return problems.invalidUrl;
-  let url: URL;
-  try {
-    url = new URL(text);
-  } catch {
-    return problems.invalidUrl;
-  }
+  const url = parseAbsoluteUrl(text);
+  if (url === undefined) return problems.invalidUrl;
   if (url.protocol !== 'http:' && url.protocol !== 'https:') return problems.unsupportedScheme;
   const authorization = basicAuthorization(url);
   url.username = '';

@@ -1,7 +1,8 @@
 import { isUtf8 } from 'node:buffer';
 import type { HeaderList } from '../core/request.ts';
+import { isWorthParsing } from '../core/urls.ts';
 import { type Problem, problems } from './failures.ts';
-import { type Hop, isWorthParsing, pathOf, targetOf } from './hop.ts';
+import { type Hop, pathOf, targetOf } from './hop.ts';
 
 /**
  * What may go to another origin than the one the caller wrote down. Everything else might be a credential: `apikey`,
@@ -38,7 +39,7 @@ export function redirectLocation(status: number, headers: HeaderList): string | 
 
 /**
  * The hop that a redirect asks for: the method changes as browsers do it (fetch standard, HTTP-redirect fetch),
- * and across origins only safelisted headers go along.
+ * and across origins only safelisted headers go along, unless they hold a secret.
  */
 export function nextHop(hop: Hop, status: number, location: string): Hop | Problem {
   const url = resolve(location, hop.url);
@@ -56,10 +57,15 @@ export function nextHop(hop: Hop, status: number, location: string): Hop | Probl
     const bodyGoesAlong = body !== null;
     headers = headers.filter(([name]) => {
       const lower = name.toLowerCase();
-      return crossOriginHeaders.has(lower) && (bodyGoesAlong || !lower.startsWith('content-'));
+      return (
+        crossOriginHeaders.has(lower) &&
+        !hop.secretHeaders.has(lower) &&
+        (bodyGoesAlong || !lower.startsWith('content-'))
+      );
     });
   }
-  return { kind: 'hop', url, target: targetOf(url), path: pathOf(url), method, headers, body };
+  const { secretHeaders } = hop;
+  return { kind: 'hop', url, target: targetOf(url), path: pathOf(url), method, headers, secretHeaders, body };
 }
 
 function resolve(location: string, base: URL): URL | Problem {

@@ -2,7 +2,7 @@ import type { Bag } from '../core/bag.ts';
 import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
 import type { Supply } from '../core/permits.ts';
 import { hostRulesDenial } from '../core/policy.ts';
-import { type ClaimedRequest, requesterOf } from '../core/request.ts';
+import { requesterOf, type SendableRequest } from '../core/request.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { codingsOf } from './codings.ts';
 import type { Connection } from './connection.ts';
@@ -42,7 +42,7 @@ function compressedBytesMax(bytesMax: number): number {
  */
 export class Sending {
   readonly #context: SendingContext;
-  readonly #request: ClaimedRequest;
+  readonly #request: SendableRequest;
   readonly #rules: SendRules;
   readonly #limits: ReplyLimits;
   readonly #deadline: Deadline;
@@ -58,7 +58,7 @@ export class Sending {
 
   constructor(
     context: SendingContext,
-    request: ClaimedRequest,
+    request: SendableRequest,
     rules: SendRules,
     signal: AbortSignal | undefined,
     resolve: (outcome: Outcome) => void,
@@ -73,10 +73,9 @@ export class Sending {
     };
     this.#signal = signal;
     this.#resolve = resolve;
-    const { timeoutMs } = request.row;
-    this.#deadline = new Deadline(timeoutMs, context.now, () =>
-      this.#fail(timedOut(timeoutMs, this.#deadline.timings())),
-    );
+    const { row, spentMs } = request;
+    const expire = (): void => this.#fail(timedOut(row.timeoutMs, this.#deadline.timings()));
+    this.#deadline = new Deadline(row.timeoutMs, context.now, expire, spentMs);
   }
 
   begin(): void {

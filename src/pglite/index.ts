@@ -1,5 +1,7 @@
 import type { Extension, PGliteInterface } from '@electric-sql/pglite';
 import type { ProxyOptions } from '../core/proxies.ts';
+import type { SecretBindings } from '../core/secret-bindings.ts';
+import type { SecretSource } from '../core/secret-values.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 import type { Timing } from '../worker/timing.ts';
 import type { Worker, WorkerLog } from '../worker/worker.ts';
@@ -19,6 +21,10 @@ export type PgNetOptions = {
   readonly schemes?: readonly ('http' | 'https')[];
   /** Proxies; see `WorkerOptions`. Default: none. */
   readonly proxy?: ProxyOptions;
+  /** Secrets that requests may refer to, each bound to hosts and roles; see `WorkerOptions`. Default: none. */
+  readonly secrets?: SecretBindings;
+  /** Where the values of `secrets` come from. Default: nowhere. */
+  readonly secretSource?: SecretSource;
   /** The User-Agent of requests that bring none. Default `pg_net/<version> (pgfetch)`. */
   readonly userAgent?: string;
   /** The times that the worker runs by, in milliseconds. */
@@ -128,15 +134,22 @@ class Resident {
   }
 
   async #createWorker(): Promise<Worker> {
-    const [{ Worker: WorkerClass }, { createHttpClient }, { createAddressPolicy }, { openPglite }, { packageVersion }] =
-      await Promise.all([
-        import('../worker/worker.ts'),
-        import('../http/client.ts'),
-        import('../core/addresses.ts'),
-        import('../postgres/pglite.ts'),
-        import('../schema/scripts.ts'),
-      ]);
-    const { proxy, timing, log } = this.#options;
+    const [
+      { Worker: WorkerClass },
+      { createHttpClient },
+      { createAddressPolicy },
+      { openPglite },
+      { packageVersion },
+      { createSecrets },
+    ] = await Promise.all([
+      import('../worker/worker.ts'),
+      import('../http/client.ts'),
+      import('../core/addresses.ts'),
+      import('../postgres/pglite.ts'),
+      import('../schema/scripts.ts'),
+      import('../secrets/secrets.ts'),
+    ]);
+    const { proxy, secrets = {}, secretSource, timing, log } = this.#options;
     const version = await packageVersion();
     const client = createHttpClient({
       userAgent: this.#options.userAgent ?? `pg_net/${version} (pgfetch)`,
@@ -151,6 +164,7 @@ class Resident {
       },
       send: (request, rules) => client.send(request, rules),
       dispose: () => client.close(),
+      secrets: createSecrets({ bindings: secrets, source: secretSource ?? { read: async () => undefined } }),
       name: 'PGlite',
       version,
       // By the time the instance tells us that it closes, nothing can be recorded any more.

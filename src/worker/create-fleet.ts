@@ -2,6 +2,7 @@ import { type FleetOptions, readFleetConfig } from '../config/fleet-config.ts';
 import { version } from '../config/version.ts';
 import { ConfigError, type WorkerConfig } from '../config/worker-config.ts';
 import { type Endpoint, endpointOf, serverOf } from '../postgres/endpoint.ts';
+import { createSecrets, type Secrets } from '../secrets/secrets.ts';
 import { connectToServer, createSender } from './create.ts';
 import { Fleet, type FleetServer } from './fleet.ts';
 import type { Send } from './pipeline.ts';
@@ -37,9 +38,10 @@ export function createFleet(options: CreateFleetOptions = {}): Fleet {
   const { log = silentLog, ...rest } = options;
   const { servers, rescanEveryMs } = readFleetConfig(rest);
   const client = createSender(servers[0], log);
+  const secrets = createSecrets({ bindings: servers[0].secrets, source: servers[0].secretSource });
   const known = new Map<string, FleetServer>();
   for (const config of servers) {
-    const server = makeServer(config, (request, rules) => client.send(request, rules));
+    const server = makeServer(config, (request, rules) => client.send(request, rules), secrets);
     if (known.has(server.name)) {
       log.warn({ server: server.name }, `the server ${server.name} is named more than once; it is served once`);
     } else {
@@ -51,7 +53,7 @@ export function createFleet(options: CreateFleetOptions = {}): Fleet {
 
 const silentLog: WorkerLog = { info: () => {}, warn: () => {}, error: () => {} };
 
-function makeServer(config: WorkerConfig, send: Send): FleetServer {
+function makeServer(config: WorkerConfig, send: Send, secrets: Secrets): FleetServer {
   const endpoint = endpointFor(config);
   return {
     name: serverOf(endpoint),
@@ -62,6 +64,7 @@ function makeServer(config: WorkerConfig, send: Send): FleetServer {
         connect: (target) => connectToServer(config, { ...target, database }),
         staysInDatabase: true,
         send,
+        secrets,
         name: config.name,
         version,
         timing: { leaseMs: config.leaseMs, pollEveryMs: config.pollEveryMs },

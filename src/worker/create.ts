@@ -8,6 +8,7 @@ import { createGetaddrinfo } from '../http/names/getaddrinfo.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { connectPg } from '../postgres/pg.ts';
 import { openPglite } from '../postgres/pglite.ts';
+import { createSecrets } from '../secrets/secrets.ts';
 import { sessionSettings } from '../store/session.ts';
 import type { Target } from './opening.ts';
 import { Worker, type WorkerLog } from './worker.ts';
@@ -75,6 +76,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
         : (target) => connectToPglite(pglite, target, () => void worker.stop()),
     send: (request, rules) => client.send(request, rules),
     dispose: () => client.close(),
+    secrets: createSecrets({ bindings: config.secrets, source: config.secretSource }),
     name: config.name,
     version,
     timing: { leaseMs: config.leaseMs, pollEveryMs: config.pollEveryMs },

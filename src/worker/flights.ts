@@ -4,7 +4,7 @@ import type { QueueRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Settlement } from '../core/settlement.ts';
 import { originOf } from '../store/claim.ts';
-import { carryOut, type Send } from './pipeline.ts';
+import { carryOut, type Stages } from './pipeline.ts';
 
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
 export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
@@ -51,7 +51,7 @@ export class Flights {
   slots: Slots = { total: 1, perOrigin: 1 };
   /** How requests are sent from now on; whoever has read the settings sets it. */
   sendRules: SendRules = defaultSendRules;
-  readonly #send: Send;
+  readonly #stages: Stages;
   readonly #inAir = new Bag<Flight>();
   /** The origins that have anything in the air or parked. */
   readonly #lanes = new Map<string, Lane>();
@@ -60,8 +60,8 @@ export class Flights {
   #recording = 0;
   #isAbandoned = false;
 
-  constructor(send: Send) {
-    this.#send = send;
+  constructor(stages: Stages) {
+    this.#stages = stages;
   }
 
   /** How many requests this worker holds. */
@@ -163,7 +163,7 @@ export class Flights {
     const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false };
     flight.place = this.#inAir.add(flight);
     lane.inAir += 1;
-    void carryOut(row, standing, this.#send, this.sendRules).then((settlement) => {
+    void carryOut(row, standing, this.#stages, this.sendRules).then((settlement) => {
       if (!flight.isForsaken) {
         lane.landed += 1;
         this.#leave(flight);

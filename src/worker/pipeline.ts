@@ -1,20 +1,47 @@
 import { admit } from '../core/admit.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { Standing } from '../core/policy.ts';
-import type { ClaimedRequest, QueueRow } from '../core/request.ts';
+import type { ClaimedRequest, QueueRow, SendableRequest } from '../core/request.ts';
+import { withoutSecrets } from '../core/secret-redaction.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { type Settlement, settlementOf } from '../core/settlement.ts';
+import type { Furnish } from '../secrets/secrets.ts';
 
 /** Sends a request and returns what became of it, by its deadline. Failures are data; it never rejects. */
-export type Send = (request: ClaimedRequest, rules: SendRules) => Promise<Outcome>;
+export type Send = (request: SendableRequest, rules: SendRules) => Promise<Outcome>;
+
+/** What the way of a request needs of others. */
+export type Stages = { readonly furnish: Furnish; readonly send: Send };
 
 /**
- * The whole way of a claimed request: `QueueRow → ClaimedRequest → Outcome → Settlement`. Each stage takes what only the
+ * The whole way of a claimed request: `QueueRow → SendableRequest → Outcome → Settlement`. Each stage takes what only the
  * stage before can make, so nothing that was not tried is recorded as done. The guard stands inside `send`, where the
  * address is dialled.
  */
-export async function carryOut(row: QueueRow, standing: Standing, send: Send, rules: SendRules): Promise<Settlement> {
+export async function carryOut(
+  row: QueueRow,
+  standing: Standing,
+  stages: Stages,
+  rules: SendRules,
+): Promise<Settlement> {
   const request = admit(row, standing.hostRules);
-  const outcome = 'kind' in request ? request : await send(request, rules);
+  const outcome =
+    request.kind === 'sendable'
+      ? await stages.send(request, rules)
+      : request.kind === 'claimed'
+        ? await sendWithSecrets(request, standing, stages, rules)
+        : request;
   return settlementOf(row, outcome);
+}
+
+/** The longer way: `ClaimedRequest → SendableRequest → Outcome`, with the secrets in the middle only. */
+async function sendWithSecrets(
+  request: ClaimedRequest,
+  standing: Standing,
+  { furnish, send }: Stages,
+  rules: SendRules,
+): Promise<Outcome> {
+  const furnished = await furnish(request, standing);
+  if (furnished.kind === 'failure') return furnished;
+  return withoutSecrets(await send(furnished.request, rules), furnished.secrets, rules.responseBytesMax);
 }

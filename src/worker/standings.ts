@@ -1,5 +1,6 @@
 import { type Standing, unbound } from '../core/policy.ts';
 import { type QueueRow, requesterOf } from '../core/request.ts';
+import { mayUseSecrets } from '../core/secret-references.ts';
 import type { Session } from '../postgres/database.ts';
 import { readStandings } from '../store/standing.ts';
 
@@ -52,6 +53,6 @@ export class Standings {
   }
 
   #matters(row: QueueRow): boolean {
-    return this.#parts.hasPolicies || row.signWith !== null || row.headersJson.includes('{{');
+    return this.#parts.hasPolicies || mayUseSecrets(row);
   }
 }

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
+import { noSecrets, type Secrets } from '../secrets/secrets.ts';
 import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, detach, type Registration, register } from '../store/register.ts';
@@ -43,6 +44,8 @@ export type WorkerParts = {
   readonly connect: (target: Target) => Promise<Database>;
   /** Sends one request; see `src/http`. */
   readonly send: Send;
+  /** What requests may refer to. Default: nothing. */
+  readonly secrets?: Secrets;
   /** Called once, when the worker has stopped. */
   readonly dispose?: () => Promise<void>;
   /** Serves where `connect({})` leads, whatever `pg_net.database_name` says. Default false. */
@@ -103,7 +106,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#timing = { ...defaultTiming, ...parts.timing };
     this.#log = parts.log ?? silentLog;
     this.#problems = new Problems(this.#log, (problem) => this.emit('problem', problem));
-    this.#flights = new Flights(parts.send);
+    const { furnish } = parts.secrets ?? noSecrets;
+    this.#flights = new Flights({ furnish, send: parts.send });
     this.#pausing = new Pausing({
       stopTimeoutMs: parts.stopTimeoutMs,
       log: this.#log,
@@ -254,6 +258,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
     // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
     const signal = new Signal();
+    const { roleNames } = this.#parts.secrets ?? noSecrets;
     this.#db = db;
     this.#serviceSignal = signal;
     let service: Service | undefined;
@@ -272,7 +277,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         timing: this.#timing,
         listens,
         flights: this.#flights,
-        standings: new Standings({ db, hasPolicies, roleNames: [], now: () => this.#now() }),
+        standings: new Standings({ db, hasPolicies, roleNames, now: () => this.#now() }),
         signal,
         orders,
         now: () => this.#now(),

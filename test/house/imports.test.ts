@@ -13,10 +13,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   store: ['core', 'postgres'],
   schema: ['postgres', 'store'],
   http: ['core'],
-  worker: ['config', 'core', 'http', 'postgres', 'store'],
+  secrets: ['core'],
+  worker: ['config', 'core', 'http', 'postgres', 'secrets', 'store'],
   embedded: ['core', 'schema'],
-  pglite: ['core', 'http', 'postgres', 'schema', 'worker'],
-  cli: ['config', 'embedded', 'postgres', 'schema', 'store', 'worker'],
+  pglite: ['core', 'http', 'postgres', 'schema', 'secrets', 'worker'],
+  cli: ['config', 'embedded', 'postgres', 'schema', 'secrets', 'store', 'worker'],
 };
 
 /** Packages and built-in modules that compute and do nothing else. */

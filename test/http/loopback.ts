@@ -9,7 +9,7 @@ import { expect, onTestFinished, vi } from 'vitest';
 import { createAddressPolicy } from '../../src/core/addresses.ts';
 import type { Failure, Outcome, Reply } from '../../src/core/outcome.ts';
 import type { HostRule } from '../../src/core/policy.ts';
-import type { ClaimedRequest, HeaderList } from '../../src/core/request.ts';
+import type { HeaderList, SendableRequest } from '../../src/core/request.ts';
 import { defaultSendRules, type SendRules } from '../../src/core/send-rules.ts';
 import { createHttpClient, type HttpClient, type HttpClientOptions } from '../../src/http/client.ts';
 
@@ -38,12 +38,15 @@ export type RequestParts = {
   hostRules?: readonly HostRule[];
   /** The OID of who asked. */
   role?: number;
+  secretHeaders?: readonly string[];
 };
 
-/** A claimed request; by default a GET without headers and with a deadline that only a hanging test reaches. */
-export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
+/** A request to send; by default a GET without headers and with a deadline that only a hanging test reaches. */
+export function request(url: string, parts: RequestParts = {}): SendableRequest {
   const { method = 'GET', headers = [], body = null, timeoutMs = 10_000, hostRules, role = null } = parts;
+  const { secretHeaders = [] } = parts;
   return {
+    kind: 'sendable',
     row: {
       id: 1n,
       method,
@@ -57,6 +60,8 @@ export function request(url: string, parts: RequestParts = {}): ClaimedRequest {
     },
     headers,
     hostRules,
+    secretHeaders: new Set(secretHeaders),
+    spentMs: 0,
   };
 }
 

@@ -39,6 +39,7 @@ function hop(parts: Partial<Omit<Hop, 'target' | 'path'>> = {}): Hop {
     path: pathOf(url),
     method: 'POST',
     headers: [...harmless, ...secrets],
+    secretHeaders: new Set(),
     body: Buffer.from('body'),
     ...parts,
   };

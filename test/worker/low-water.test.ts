@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { noSecrets } from '../../src/secrets/secrets.ts';
 import type { Horizon } from '../../src/store/wake.ts';
 import { Backlogs } from '../../src/worker/backlogs.ts';
 import { Flights } from '../../src/worker/flights.ts';
@@ -114,7 +115,9 @@ const step = fc.oneof(
 );
 
 /** Lets every origin have room for two requests. */
-const roomy = Object.assign(new Flights(() => new Promise(() => {})), { slots: { total: 2, perOrigin: 2 } });
+const roomy = Object.assign(new Flights({ furnish: noSecrets.furnish, send: () => new Promise(() => {}) }), {
+  slots: { total: 2, perOrigin: 2 },
+});
 
 describe('the low-water mark', () => {
   test('never leaves a committed request behind, whatever the order of commits and looks', () => {

@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { noTimings } from '../../src/core/outcome.ts';
 import { unbound } from '../../src/core/policy.ts';
 import { startEchoServer } from '../../src/embedded/echo.ts';
+import { noSecrets } from '../../src/secrets/secrets.ts';
 import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.ts';
 import { Flights } from '../../src/worker/flights.ts';
 import type { Worker } from '../../src/worker/worker.ts';
@@ -142,9 +143,10 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
 
 test('a group to record is bounded by its bytes, but for a single larger one', async () => {
   const body = new Uint8Array(1_000);
-  const flights = new Flights(() =>
-    Promise.resolve({ kind: 'reply', status: 200, headers: [], body, truncated: false, timings: noTimings }),
-  );
+  const flights = new Flights({
+    furnish: noSecrets.furnish,
+    send: async () => ({ kind: 'reply', status: 200, headers: [], body, truncated: false, timings: noTimings }),
+  });
   flights.slots = { total: 10, perOrigin: 10 };
   for (let id = 1n; id <= 5n; id++) {
     flights.take(

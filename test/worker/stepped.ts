@@ -1,7 +1,9 @@
 import pg from 'pg';
+import type { Outcome } from '../../src/core/outcome.ts';
 import type { QueueRow } from '../../src/core/request.ts';
 import type { Database, Parameter, Row, Statement } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
+import { noSecrets } from '../../src/secrets/secrets.ts';
 import { register } from '../../src/store/register.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { defaultSettings } from '../../src/store/settings.ts';
@@ -129,7 +131,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
   });
   if (registration === null) throw new Error('not registered');
   const sent: string[] = [];
-  const flights = new Flights(async ({ row }: { row: QueueRow }) => {
+  const send = async ({ row }: { row: QueueRow }): Promise<Outcome> => {
     sent.push(row.url);
     return {
       kind: 'reply',
@@ -139,7 +141,8 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
       truncated: false,
       timings: { dnsMs: 0, connectMs: 0, transferMs: 0, totalMs: 0 },
     };
-  });
+  };
+  const flights = new Flights({ furnish: noSecrets.furnish, send });
   const orders = { stopping: false, restart: false, drains: 0 };
   const signal = new Signal();
   let ahead = 0;

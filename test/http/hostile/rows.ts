@@ -1,7 +1,7 @@
 // What is recorded of a request to a hostile server, and what else must hold of each.
 import { expect } from 'vitest';
 import type { FailureCode, Outcome } from '../../../src/core/outcome.ts';
-import type { ClaimedRequest } from '../../../src/core/request.ts';
+import type { SendableRequest } from '../../../src/core/request.ts';
 import { type Settlement, settlementOf } from '../../../src/core/settlement.ts';
 import type { HttpClient } from '../../../src/http/client.ts';
 import { expectReply, httpServer, type RequestParts, request, testClient, text, watchDialling } from '../loopback.ts';
@@ -80,7 +80,7 @@ export const failures = {
 } as const satisfies Readonly<Record<string, Row>>;
 
 /** The row that an outcome leaves: with a status or an error, whatever happened. */
-export function rowOf(claimed: ClaimedRequest, outcome: Outcome): Row {
+export function rowOf(claimed: SendableRequest, outcome: Outcome): Row {
   const settlement = settlementOf(claimed.row, outcome);
   settlement.release?.();
   const row = Object.fromEntries(columns.map((column) => [column, settlement[column]])) as Row;
