@@ -21,6 +21,7 @@ export const everyRole = 'public';
 const plainScheme = 'http://';
 const secretsMax = 1_000;
 const entriesMax = 100;
+const nameLengthMax = 63;
 
 /** What is wrong with what is given for {@link SecretBindings}, one text for each problem. */
 export function bindingProblems(given: unknown): readonly string[] {
@@ -91,7 +92,8 @@ export function bindingDenial(
   url: URL | undefined,
 ): string | undefined {
   if (binding === undefined || !binding.roles.some((role) => role === everyRole || roles.has(role))) {
-    return `There is no secret ${JSON.stringify(name)} that this role may use`;
+    // Of a row by hand the name may be any text.
+    return `There is no secret ${JSON.stringify(name.slice(0, nameLengthMax))} that this role may use`;
   }
   const host = url === undefined ? '' : canonicalHost(url.hostname);
   const forHost = binding.hosts.filter((entry) => matchesHost([canonicalHost(withoutPlainScheme(entry))], host));
