@@ -146,7 +146,7 @@ const schema = z.strictObject({
     .custom<SecretSource>((given) => typeof (given as Partial<SecretSource> | null)?.read === 'function', {
       error: 'must have a method read(name) that resolves with a text or undefined',
     })
-    .default(nowhere),
+    .optional(),
   stopTimeoutMs: whole(0, 600_000, 10_000, 'milliseconds'),
   leaseMs: whole(1_000, 3_600_000, 15_000, 'milliseconds'),
   pollEveryMs: whole(10, 60_000, 500, 'milliseconds'),
@@ -172,7 +172,8 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
   if (!result.success) {
     throw new ConfigError(result.error.issues.flatMap(problemsOf));
   }
-  const { allow, deny, only, ports, schemes, ca, clientCertificates: certificates, secrets, secretSource } = result.data;
+  const { allow, deny, only, ports, schemes, ca, clientCertificates: certificates } = result.data;
+  const { secrets, secretSource = nowhere } = result.data;
   if (Object.keys(secrets).length > 0 && secretSource === nowhere) {
     throw new ConfigError(['secrets need a secretSource: where their values come from']);
   }
@@ -186,6 +187,7 @@ export function readWorkerConfig(input: unknown = {}): WorkerConfig {
     ca: Object.freeze(ca),
     clientCertificates: Object.freeze(certificates.map((certificate) => Object.freeze(certificate))),
     secrets: Object.freeze(secrets),
+    secretSource,
   });
 }
 
