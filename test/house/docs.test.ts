@@ -28,6 +28,7 @@ const substitutions: readonly (readonly [RegExp, (here: Here) => string])[] = [
 
 /** The reader's files, and which of the tests' stand in for them. */
 const files: readonly (readonly [RegExp, string])[] = [
+  [/\/etc\/pgfetch\/secrets\b/g, join(root, 'test/secrets/mounted')],
   [/\/etc\/pgfetch\/ca\.pem/g, join(root, 'test/http/tls/ca.pem')],
   [/\/etc\/pgfetch\/client\.pem/g, join(root, 'test/http/tls/localhost.cert.pem')],
   [/\/etc\/pgfetch\/client\.key/g, join(root, 'test/http/tls/server.key.pem')],
@@ -59,6 +60,9 @@ const readyWhen: Readonly<Record<string, RegExp>> = {
 const main = join(root, 'dist', 'cli', 'main.js');
 /** Inside of the package, so that `import 'pgfetch'` finds it. */
 const programs = join(root, '.cache', `house-docs-${process.pid}`);
+
+/** That of the secret `webhooks`. */
+const signingKey = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 
 let server: TestServer;
 let echo: EchoServer;
@@ -101,7 +105,15 @@ async function openDatabase(options: { bare: boolean }): Promise<{
   const here = { echoUrl: echo.url, databaseUrl: database.url };
   if (options.bare) return { here, client, settled: async () => {} };
   await client.query('create extension pg_net');
-  const worker = createWorker({ connectionString: database.url, allow: ['loopback'] });
+  const worker = createWorker({
+    connectionString: database.url,
+    allow: ['loopback'],
+    secrets: {
+      stripe: { hosts: ['http://127.0.0.1'], roles: ['billing'] },
+      webhooks: { hosts: ['http://127.0.0.1'], roles: ['public'] },
+    },
+    secretSource: { read: async (name) => (name === 'webhooks' ? signingKey : 'sk_live_of_the_documentation') },
+  });
   onTestFinished(() => worker.stop());
   await worker.start();
   return { here, client, settled: () => worker.drain() };
