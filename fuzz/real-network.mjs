@@ -129,5 +129,7 @@ function requestOf(url, method, timeoutMs) {
   return {
     row: { id: 1n, method, url, headersJson: '{}', body, timeoutMs, loginRole: null, setRole: null },
     headers: [],
+    secretHeaders: new Set(),
+    spentMs: 0,
   };
 }
