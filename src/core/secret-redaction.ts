@@ -3,7 +3,13 @@ import type { Outcome, Redirected, Reply } from './outcome.ts';
 import type { UsedSecret } from './secret-values.ts';
 
 /** A form in which a server may have said a secret, and what is recorded instead. */
-type Needle = { readonly bytes: Buffer; readonly by: Buffer };
+type Needle = {
+  readonly bytes: Buffer;
+  readonly by: Buffer;
+  /** The same with a character for each byte, as headers arrive. */
+  readonly text: string;
+  readonly byText: string;
+};
 
 /**
  * What became of a request, without the values of the secrets that it used, wherever the server said them: as they are, and as
@@ -34,15 +40,19 @@ function placeholder(name: string): string {
 }
 
 function needlesOf({ name, value }: UsedSecret): readonly Needle[] {
-  const texts = new Set([value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]);
   const by = Buffer.from(placeholder(name));
   const utf16 = Buffer.from(value, 'utf16le');
-  const wideBy = Buffer.from(placeholder(name), 'utf16le');
+  const utf16By = Buffer.from(placeholder(name), 'utf16le');
+  const texts = new Set([value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]);
   return [
-    ...[...texts].map((text) => ({ bytes: Buffer.from(text), by })),
-    { bytes: utf16, by: wideBy },
-    { bytes: Buffer.from(utf16).swap16(), by: Buffer.from(wideBy).swap16() },
+    ...[...texts].map((text) => needle(Buffer.from(text), by)),
+    needle(utf16, utf16By),
+    needle(Buffer.from(utf16).swap16(), Buffer.from(utf16By).swap16()),
   ];
+}
+
+function needle(bytes: Buffer, by: Buffer): Needle {
+  return { bytes, by, text: bytes.toString('latin1'), byText: by.toString('latin1') };
 }
 
 function withoutInBody(
@@ -90,10 +100,7 @@ function begunAtEnd(body: Buffer, needles: readonly Needle[]): number {
 
 /** Of a text that holds a character for each byte. */
 function withoutInBytesText(text: string, needles: readonly Needle[]): string {
-  return needles.reduce(
-    (sofar, { bytes, by }) => sofar.replaceAll(bytes.toString('latin1'), () => by.toString('latin1')),
-    text,
-  );
+  return needles.reduce((sofar, needle) => sofar.replaceAll(needle.text, () => needle.byText), text);
 }
 
 /** What in a URL is percent-encoded depends on where it stands: if a secret can still be read from it, only the origin is kept. */

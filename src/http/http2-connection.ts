@@ -217,6 +217,8 @@ function requestFields(hop: Hop): http2.OutgoingHttpHeaders {
     else fields[lower] = Array.isArray(known) ? [...known, value] : [known, value];
   }
   if (hop.body !== null) fields['content-length'] = String(hop.body.byteLength);
+  // Never in the tables by which headers are compressed, where the sizes of others' requests would tell of them (RFC 7541, 7.1.3).
+  if (hop.secretHeaders.size > 0) Reflect.set(fields, http2.sensitiveHeaders, [...hop.secretHeaders]);
   return fields;
 }
 
