@@ -5,8 +5,8 @@ export const secretNamePattern: RegExp = /^[a-z][a-z0-9_-]{0,62}$/;
 
 /** `{{secret.stripe}}`; blanks may stand inside the braces. Nothing else is replaced. */
 const references = /\{\{[ \t]*secret\.([a-z][a-z0-9_-]{0,62})[ \t]*\}\}/g;
-/** What is meant for one. */
-const beginnings = /\{\{[ \t]*secret/g;
+/** What is meant for one. The same stand where requests are enqueued. */
+const beginnings = /\{\{[ \t]*secret/gi;
 
 /** Whether a row has anything that a secret may have to do with: asked of every row, and hardly ever true. */
 export function mayUseSecrets(row: Pick<QueueRow, 'headersJson' | 'signWith'>): boolean {

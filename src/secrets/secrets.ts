@@ -1,7 +1,7 @@
 import { headersBytesMax, headersTooLarge } from '../core/admit.ts';
 import { type Failure, type FailureCode, noTimings } from '../core/outcome.ts';
 import type { Standing } from '../core/policy.ts';
-import type { ClaimedRequest, SendableRequest } from '../core/request.ts';
+import type { ClaimedRequest, HeaderList, SendableRequest } from '../core/request.ts';
 import { bindingDenial, bindingProblems, namesHostOf, rolesOf, type SecretBindings } from '../core/secret-bindings.ts';
 import { headersWithReferences, secretsUsedBy, withSecretValues } from '../core/secret-references.ts';
 import type { SecretSource, UsedSecret } from '../core/secret-values.ts';
@@ -94,7 +94,7 @@ class Furnisher {
     if (typeof keys === 'string') {
       return failure('secret_unavailable', `The secret ${JSON.stringify(row.signWith)} cannot sign: ${keys}`);
     }
-    const resolved = withSecretValues(headers, values, headersBytesMax);
+    const resolved = withSecretValues(withoutCodings(headers), values, headersBytesMax);
     if (resolved === undefined) return failure('invalid_request', headersTooLarge);
     const complete = row.signWith === null ? resolved : withSignature(resolved, row.body, keys, this.#unixTimeMs());
     if (typeof complete === 'string') return failure('invalid_request', complete);
@@ -138,6 +138,11 @@ class Furnisher {
     }
     return values;
   }
+}
+
+/** In a compressed reply nobody would find a secret that the server said. What is asked for by ourselves is decoded before. */
+function withoutCodings(headers: HeaderList): HeaderList {
+  return headers.filter(([name]) => name.toLowerCase() !== 'accept-encoding');
 }
 
 /** A key that signs goes nowhere; whoever checks signatures has it, and may say it. */

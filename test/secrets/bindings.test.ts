@@ -96,6 +96,14 @@ describe('who may use a secret, and where', () => {
     expect(refused.kind === 'failure' && refused.message.length).toBeLessThan(200);
   });
 
+  test('a request with a secret asks for no compressed reply, in which nobody would find what the server said', async () => {
+    const headers = [
+      ['accept-Encoding', 'gzip'],
+      ['X', '{{secret.shared}}'],
+    ] as const;
+    expect(expectFurnished(await furnish({ headers })).request.headers).toEqual([['X', value]]);
+  });
+
   test('only one of several that is not bound is enough to refuse', async () => {
     const headers = [
       ['A', '{{secret.shared}}'],
@@ -139,6 +147,8 @@ describe('references', () => {
 
   test.each([
     '{{secret.Stripe}}',
+    '{{Secret.stripe}}',
+    '{{secretary}}',
     '{{secret.}}',
     '{{secret.stripe}',
     '{{secret}}',
