@@ -74,6 +74,8 @@ Examples:
 }
 
 async function dev(options: DevOptions): Promise<void> {
+  // What is wrong with them is said before anything is started.
+  const secrets = readSecrets(options);
   const stop = untilStopSignal();
   let server: DevServer;
   try {
@@ -100,7 +102,7 @@ async function dev(options: DevOptions): Promise<void> {
     });
     try {
       await createExtension(db);
-      worker = await makeWorker(server, options);
+      worker = await makeWorker(server, options, secrets);
       if ((await Promise.race([worker.start(), stop.signal])) !== undefined) return;
       leaveEchoNote(options.directory, localhost(echo));
       showRunning(options, server, echo);
@@ -157,14 +159,18 @@ async function createExtension(db: Database): Promise<void> {
   if (installation.kind !== 'ready') throw new CliError(explain(installation));
 }
 
-async function makeWorker(server: DevServer, options: DevOptions): Promise<Worker> {
+async function makeWorker(
+  server: DevServer,
+  options: DevOptions,
+  secrets: ReturnType<typeof readSecrets>,
+): Promise<Worker> {
   const log = createLog(undefined, 'warn');
   const worker = createWorker({
     connectionString: server.connectionString,
     allow: ['loopback'],
     proxy: proxiesBeyondLoopback(),
     log,
-    ...readSecrets(options),
+    ...secrets,
     ...(options.engine === 'pglite' ? { prepare: false, pollEveryMs: pgliteLookEveryMs } : {}),
   });
   await logSecretProblems(options, log);

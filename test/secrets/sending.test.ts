@@ -1,6 +1,10 @@
 import http2, { type IncomingHttpHeaders } from 'node:http2';
-import { expect, test } from 'vitest';
+import { gzipSync } from 'node:zlib';
+import { describe, expect, test } from 'vitest';
 import type { SendableRequest } from '../../src/core/request.ts';
+import { defaultSendRules } from '../../src/core/send-rules.ts';
+import { createSecrets } from '../../src/secrets/secrets.ts';
+import { carryOut, type Stages } from '../../src/worker/pipeline.ts';
 import {
   expectFailure,
   expectReply,
@@ -12,6 +16,8 @@ import {
   testClient,
 } from '../http/loopback.ts';
 import { claimed } from './furnish.ts';
+
+const value = 'sk_live_0123456789';
 
 test('what a source has taken of a request’s time is not given to it again', async () => {
   const server = await httpServer(() => {});
@@ -41,6 +47,44 @@ test('HTTP/2 keeps headers that hold a secret out of the tables that compress th
   expectReply(await client.send(request(url, { headers, secretHeaders: ['x-secret'] })));
   expect(arrived[0]?.['x-secret']).toBe('a secret of some length');
   expect(Reflect.get(arrived[0] ?? {}, http2.sensitiveHeaders)).toEqual(['x-secret']);
+});
+
+describe('from the queue to the row', () => {
+  const secrets = createSecrets({
+    bindings: { stripe: { hosts: ['http://127.0.0.1'], roles: ['public'] } },
+    source: { read: async () => value },
+  });
+  const stages = (): Stages => {
+    const client = testClient();
+    return { furnish: secrets.furnish, send: (sendable, rules) => client.send(sendable, rules) };
+  };
+  const standing = { hostRules: undefined, roles: new Set<string>() };
+
+  test('a compressed echo is decoded before it is looked through', async () => {
+    const server = await httpServer((incoming, response) => {
+      const coded = incoming.headers['accept-encoding'] === undefined ? 'identity' : 'gzip';
+      const echo = Buffer.from(`${incoming.headers.authorization}`);
+      response.writeHead(200, { 'content-encoding': coded }).end(coded === 'gzip' ? gzipSync(echo) : echo);
+    });
+    const headers = [
+      ['Accept-Encoding', 'gzip'],
+      ['Authorization', '{{secret.stripe}}'],
+    ] as const;
+    const { row } = claimed({ url: server.url, headers });
+    for (const decompress of [true, false]) {
+      const settlement = await carryOut(row, standing, stages(), { ...defaultSendRules, decompress });
+      expect(settlement, `decompress: ${decompress}`).toMatchObject({ statusCode: 200, content: '{{secret.stripe}}' });
+    }
+  });
+
+  test('wherever a body is cut, it ends before a secret', async () => {
+    const server = await httpServer((incoming, response) => response.end(`key: ${incoming.headers['x-key']}.`));
+    const { row } = claimed({ url: server.url, headers: [['X-Key', '{{secret.stripe}}']] });
+    for (let responseBytesMax = 1; responseBytesMax < 30; responseBytesMax++) {
+      const { content } = await carryOut(row, standing, stages(), { ...defaultSendRules, responseBytesMax });
+      expect('key: {{secret.stripe}}.'.startsWith(content ?? ''), `${responseBytesMax}: ${content}`).toBe(true);
+    }
+  });
 });
 
 test('a request that refers to secrets is none that can be sent', async () => {
