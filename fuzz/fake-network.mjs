@@ -180,5 +180,5 @@ function requestOf(method) {
     loginRole: null,
     setRole: null,
   };
-  return { row, headers: [], secretHeaders: new Set(), spentMs: 0 };
+  return { kind: 'sendable', row, headers: [], secretHeaders: new Set(), spentMs: 0 };
 }

@@ -93,7 +93,7 @@ function claimed({ url, method, headers }) {
     setRole: null,
     signWith: null,
   };
-  return { row, headers, hostRules: undefined };
+  return { kind: 'sendable', row, headers, hostRules: undefined, secretHeaders: new Set(), spentMs: 0 };
 }
 
 async function main() {
