@@ -17,8 +17,9 @@ declare
 begin
   -- The usual ones at once: visible ASCII without anything that JSON escapes, under tokens that begin like none of the names
   -- that are special. Short expressions without captures, because every transaction that gives headers pays for them: the
-  -- second passes Content-Type and most others, the third what shares only its first letters with such a name.
-  if headers::text collate "C" ~ '^\{(?:(?:"[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[] !#-[^-~]*"(?:, )?)+)?\}$'
+  -- second passes Content-Type and most others, the third what shares only its first letters with such a name. What has a
+  -- brace may refer to a secret.
+  if headers::text collate "C" ~ '^\{(?:(?:"[!#$%&''*+.^_`|~0-9A-Za-z-]+": "[] !#-[^-z|}~]*"(?:, )?)+)?\}$'
     and (
       headers::text collate "C" !~ '(?:\{|, )"(?:[EeHhKkPpTtUu]|[Cc](?:[^o]|o(?:[^no]|n(?:[^t]|t(?:[^e]|e(?:[^n]|n(?:[^t]|t(?:[^-]|-[^T]))))))))'
       or headers::text collate "C" !~ '(?:\{|, )"(?:[Hh][OoTt]|[Tt][Ee]|[Tt][Rr][Aa][^Cc]|[Cc][Oo][Nn][Nn]|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Ee][Xx]|[Kk][Ee]|[Pp][Rr][Oo]|[Uu][Pp])'
@@ -68,6 +69,15 @@ begin
       raise exception 'the value of header "%" contains a control character', header.key
         using errcode = 'invalid_parameter_value',
               hint    = 'Remove it, or encode the value.';
+    elsif strpos(header.value, '{{') > 0
+      -- What is left when the references are taken away holds none.
+      and regexp_replace(
+        header.value collate "C", '\{\{[ \t]*secret\.[a-z][a-z0-9_-]{0,62}[ \t]*\}\}', 'x', 'g'
+      ) ~* '\{\{[ \t]*secret'
+    then
+      raise exception 'the value of header "%" refers to a secret wrongly', header.key
+        using errcode = 'invalid_parameter_value',
+              hint    = 'Write {{secret.name}}; a name has at most 63 of a-z, 0-9, _ and -, and begins with a letter.';
     elsif header.lower_key = 'host' then
       if has_host then
         raise exception 'header "Host" is given twice'
@@ -114,15 +124,15 @@ begin
 end
 $$;
 
--- The URL as it is to be requested, and the headers as they are to be stored; raises for what cannot be sent. For what is
--- not plain.
+-- The URL as it is to be requested, and the headers as they are to be stored; raises for what cannot be sent, and for what
+-- the role may not send. For what is not plain, and where the gate is closed.
 -- API: private
 create function net._checked_request(
-  inout url text, params jsonb, inout headers jsonb, timeout_milliseconds integer
+  requester oid, method text, inout url text, params jsonb, inout headers jsonb, timeout_milliseconds integer
 )
   language plpgsql
-  immutable
-  parallel safe
+  volatile
+  parallel unsafe
   set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -138,12 +148,21 @@ begin
             hint    = 'Concatenating with a NULL gives NULL: look at where the value comes from.';
   elsif not net._is_url(url) then
     perform net._refuse_url(url);
+  elsif url ~* '(\{|%7b){2}([ \t+]|%20|%09)*secret' then
+    raise exception 'a URL cannot refer to a secret'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'URLs are seen by whoever sees the request, and stand in logs and responses.',
+            hint    = 'Pass it in a header: headers := ''{"Authorization": "Bearer {{secret.name}}"}''::jsonb.';
   elsif timeout_milliseconds not between 1 and 86400000 then
     raise exception 'timeout_milliseconds is out of range: %', timeout_milliseconds
       using errcode = 'invalid_parameter_value',
             hint    = 'Give between 1 and 86400000 milliseconds (one day); the default is 2000.';
   end if;
   headers := net._checked_headers(headers);
+  if not net._is_open() then
+    perform net._check_policy(requester, method, url);
+    perform net._check_queue_limit(requester);
+  end if;
 end
 $$;
 
@@ -188,6 +207,17 @@ as $$
   select pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
 $$;
 
+-- Of the two, whom net.policy and net.queue_limit are about (src/core/request.ts, requesterOf).
+-- API: private
+create function net._requester()
+  returns oid
+  language sql
+  stable
+  parallel safe
+as $$
+  select coalesce(net._set_role(), net._login_role())
+$$;
+
 -- Whether a worker has promised to look by itself, so that nobody need be notified; NULL where the sequence says nothing. To
 -- be asked after the INSERT.
 -- API: private
@@ -228,8 +258,12 @@ as $$
 declare
   request_id bigint;
 begin
-  if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
-    select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
+  if (pg_current_xact_id() is not null
+    and net._is_open()
+    and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
+  then
+    select r.url, r.headers into url, headers
+    from net._checked_request(net._requester(), 'GET', url, params, headers, timeout_milliseconds) r;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
@@ -266,11 +300,12 @@ declare
   request_id bigint;
 begin
   if (pg_current_xact_id() is not null
+    and net._is_open()
     and headers = '{"Content-Type": "application/json"}'
     and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
   then
     select r.url, r.headers into url, headers
-    from net._checked_request(url, params, net._json_headers(headers), timeout_milliseconds) r;
+    from net._checked_request(net._requester(), 'POST', url, params, net._json_headers(headers), timeout_milliseconds) r;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
@@ -308,8 +343,12 @@ as $$
 declare
   request_id bigint;
 begin
-  if (pg_current_xact_id() is not null and net._is_plain(url, params, headers, timeout_milliseconds)) is not true then
-    select r.url, r.headers into url, headers from net._checked_request(url, params, headers, timeout_milliseconds) r;
+  if (pg_current_xact_id() is not null
+    and net._is_open()
+    and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
+  then
+    select r.url, r.headers into url, headers
+    from net._checked_request(net._requester(), 'DELETE', url, params, headers, timeout_milliseconds) r;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)

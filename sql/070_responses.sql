@@ -172,7 +172,7 @@ $$;
 
 -- Whether a request can be told to a worker, whose session is in UTF-8.
 -- API: private
-create function net._is_readable(method text, url text, headers jsonb)
+create function net._is_readable(method text, url text, headers jsonb, sign_with text)
   returns boolean
   language plpgsql
   stable
@@ -180,7 +180,7 @@ create function net._is_readable(method text, url text, headers jsonb)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return convert_to(concat(method, url, headers), 'UTF8') is not null;
+  return convert_to(concat(method, url, headers, sign_with), 'UTF8') is not null;
 exception
   when untranslatable_character or character_not_in_repertoire then
     return false;

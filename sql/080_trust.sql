@@ -2,16 +2,24 @@
 --
 -- The documented functions are SECURITY DEFINER, and in one PostgreSQL tells the login and the role that was SET, not a
 -- function that called it: those two are recorded, and a role with the rights of either sees the request, without its
--- headers and body. The owner of the schema and net_admin see everything.
+-- headers and body. net.request is not, and records the role as which it was called, alone. The owner of the schema and
+-- net_admin see everything.
 
 alter table net.http_request_queue enable row level security;
 alter table net._http_response enable row level security;
+alter table net.policy enable row level security;
+alter table net.queue_limit enable row level security;
 
 -- For whoever has rights on the tables at all, which net.set_grants decides.
 create policy own_requests on net.http_request_queue for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
 create policy own_responses on net._http_response for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
+-- What binds a role, it sees.
+create policy own_rules on net.policy for select to public
+  using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));
+create policy own_limits on net.queue_limit for select to public
+  using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));
 
 -- Roles belong to the whole server. Who may grant one of ours decides who reads or enqueues requests here: a tenant that made
 -- it beforehand, comment included, must not. (From PostgreSQL 16 on who creates a role keeps ADMIN OPTION on it.)
@@ -72,10 +80,13 @@ begin
   if exists (select from pg_catalog.pg_roles where rolname = 'net_admin') then
     create policy every_request on net.http_request_queue for select to net_admin using (true);
     create policy every_response on net._http_response for select to net_admin using (true);
+    create policy every_rule on net.policy for select to net_admin using (true);
+    create policy every_limit on net.queue_limit for select to net_admin using (true);
   end if;
   if exists (select from pg_catalog.pg_roles where rolname = 'net_worker') then
     create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
     create policy worker_responses on net._http_response to net_worker using (true) with check (true);
+    create policy worker_rules on net.policy to net_worker using (true) with check (true);
   end if;
 end
 $$;
@@ -150,6 +161,8 @@ begin
         net.http_get(text, jsonb, jsonb, integer),
         net.http_post(text, jsonb, jsonb, jsonb, integer),
         net.http_delete(text, jsonb, jsonb, integer),
+        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
+        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
         net.wake(),
         net.worker_restart(),
         net.wait_until_running(),
@@ -165,8 +178,8 @@ begin
         net._http_collect_response(bigint, boolean),
         net.http_collect_response(bigint, boolean)
       to %1$s;
-      grant select on net._http_response, net.settings to %1$s;
-      grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role)
+      grant select on net._http_response, net.settings, net.policy, net.queue_limit to %1$s;
+      grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role, sign_with)
         on net.http_request_queue to %1$s',
       users
     );
@@ -187,7 +200,8 @@ begin
   end loop;
 
   if exists (select from pg_roles where rolname = 'net_admin') then
-    grant select on net.http_request_queue, net._http_response, net.worker, net.settings to net_admin;
+    grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit
+      to net_admin;
     grant execute on function net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
       net._refuse_endless_wait(), net.check_worker_is_up(),
       -- What `pgfetch status` and `pgfetch doctor` read the settings by.
@@ -204,7 +218,8 @@ begin
     grant update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
-      net._bytes_or_null(text), net._is_readable(text, text, jsonb), net._unstorable(bytea[]) to net_worker;
+      net._bytes_or_null(text), net._is_readable(text, text, jsonb, text), net._unstorable(bytea[]),
+      net._has_policies() to net_worker;
   end if;
 
   -- The new rights are the standard that `pgfetch doctor` compares with; what else has changed stays a difference.

@@ -52,13 +52,14 @@ const missingRightsStatement: Statement = {
           ('net._session_lives(integer, timestamptz, timestamptz)'),
           ('net._interval_or_null(text)'),
           ('net._bytes_or_null(text)'),
-          ('net._is_readable(text, text, jsonb)'),
+          ('net._is_readable(text, text, jsonb, text)'),
           ('net._unstorable(bytea[])'),
+          ('net._has_policies()'),
           ('net._settings_for(oid)'),
           ('net._system_identifier()')
       ) as f (name)
       union all
-      -- Without a policy for it a role is shown only its own requests, and takes the queue for empty.
+      -- Without a policy for it a role is shown only its own requests, and takes the queue for empty; or only the rules that bind itself.
       select 'rows of other roles in ' || t.name,
         (
           select not pg_catalog.row_security_active(c.oid) or exists (
@@ -70,7 +71,7 @@ const missingRightsStatement: Statement = {
           from pg_catalog.pg_class c
           where c.oid = pg_catalog.to_regclass(t.name)
         )
-      from (values ('net.http_request_queue'), ('net._http_response')) as t (name)
+      from (values ('net.http_request_queue'), ('net._http_response'), ('net.policy')) as t (name)
     ) as n
     where n.held is not true`,
 };

@@ -34,7 +34,7 @@ const standingsStatement: Statement = {
 
 const hasPoliciesStatement: Statement = {
   name: 'pgfetch_has_policies',
-  text: 'select exists (select from net.policy) as has_policies',
+  text: 'select net._has_policies() as has_policies',
 };
 
 type StandingRow = Row & { role: number | null; rules: string | null; roles: readonly string[] };

@@ -136,7 +136,7 @@ const refused: Readonly<Record<string, readonly string[]>> = {
     `select net._is_plain('http://h/', '{}', '{}', 1)`,
     `select net._login_role()`,
     `select net._is_promised()`,
-    `select net._checked_request('http://h', '{}', '{}', 1)`,
+    `select net._checked_request(10, 'GET', 'http://h', '{}', '{}', 1)`,
     `select net._session_lives(1, now(), now())`,
     `select net._interval_or_null('1 day')`,
     `select net._unstorable('{}')`,

@@ -66,6 +66,14 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   must(await db.listen(wakeChannel, () => {}), 'it hears nothing');
   must(!(await readHasPolicies(db)), 'there are policies');
   must((await readStandings(db, [null, 10], [])).size === 2, 'nothing is known of roles');
+  await admin.query(`insert into net.policy values ('attacker', 'h', null)`);
+  must(await readHasPolicies(db), 'there are no policies');
+  const attacker = Number((await admin.query(`select 'attacker'::regrole::oid as oid`)).rows[0].oid);
+  const bound = (await readStandings(db, [attacker], [])).get(attacker);
+  await admin.query('delete from net.policy');
+  must(bound?.hostRules?.length === 1, 'the rules of others are hidden');
+  must(!(await readHasPolicies(db)), 'there are policies still');
+  must((await admin.query('select net._is_open() as o')).rows[0].o === true, 'the gate stays closed');
   const id = await enrol(db, 'one');
   const dead = await enrol(db, 'dead');
   must((await renewLease(db, id, leaseMs)) !== null, 'the lease is not renewed');
@@ -176,6 +184,7 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
     for (const [policy, table] of [
       ['worker_requests', 'net.http_request_queue'],
       ['worker_responses', 'net._http_response'],
+      ['worker_rules', 'net.policy'],
     ]) {
       await admin.query(`alter policy ${policy} on ${table} to postgres`);
       await expect(work(db, admin), policy).rejects.toThrow();

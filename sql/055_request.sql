@@ -1,0 +1,267 @@
+-- net.request: any method, any body, attributed to exactly the role as which it is called.
+
+-- Who calls: the transaction's id, and current_user by OID. A SECURITY DEFINER function sees its owner as current_user, so
+-- net.request, which is none, says who it is for, in a type that nobody can make say another: a value is compared with
+-- current_user where it is made, which is before the definer function begins. One that was made as another role in the same
+-- transaction was made by code that ran with that role's rights; the transaction's id makes all others worthless.
+-- API: private
+create domain net._caller as text
+  constraint caller_is_current_user check (value = pg_current_xact_id()::text || ' ' || to_regrole(quote_ident(current_user))::oid::text);
+
+-- The caller's OID; raises for NULL, which no check of a domain refuses, and for what was kept from another transaction.
+-- API: private
+create function net._caller_role(caller net._caller)
+  returns oid
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if split_part(caller, ' ', 1) is distinct from pg_current_xact_id()::text then
+    raise exception 'net._enqueue is called by net.request alone'
+      using errcode = 'insufficient_privilege',
+            hint    = 'Call net.request.';
+  end if;
+  return split_part(caller, ' ', 2)::oid;
+end
+$$;
+
+-- Raises for what is no method that can be requested; returns it as it is to be stored.
+-- API: private
+create function net._checked_method(method text)
+  returns text
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if method is null then
+    raise exception 'null value in column "method" of relation "http_request_queue" violates not-null constraint'
+      using errcode = 'not_null_violation',
+            schema  = 'net',
+            table   = 'http_request_queue',
+            column  = 'method',
+            hint    = 'Concatenating with a NULL gives NULL: look at where the value comes from.';
+  elsif method collate "C" !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]{1,64}$' then
+    raise exception 'invalid method %', to_json(left(method, 200))
+      using errcode = 'invalid_parameter_value',
+            detail  = 'A method is made of at most 64 letters, digits and !#$%&''*+-.^_`|~ (RFC 9110, token).',
+            hint    = 'Give GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS, or an extension method.';
+  elsif upper(method collate "C") in ('CONNECT', 'TRACE') then
+    raise exception 'method % is not allowed', upper(method collate "C")
+      using errcode = 'invalid_parameter_value',
+            detail  = 'CONNECT asks for a tunnel, and TRACE sends back what the request carries, credentials included.',
+            hint    = 'Give GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS, or an extension method.';
+  elsif upper(method collate "C") in ('GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS') then
+    return upper(method collate "C");
+  end if;
+  -- Servers compare methods byte by byte, so the case of others is the caller's.
+  return method;
+end
+$$;
+
+-- The pairs of a JSON object for a query or a form: of an array one for each element, of NULL none; other values as their
+-- text.
+-- API: private
+create function net._pairs(argument text, given jsonb)
+  returns table (name text, value text)
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if jsonb_typeof(given) <> 'object' then
+    raise exception '% must be a JSON object, not %', argument, jsonb_typeof(given)
+      using errcode = 'invalid_parameter_value',
+            hint    = format('Pass key/value pairs: %s := ''{"page": 1, "tag": ["a", "b"]}''::jsonb.', argument);
+  end if;
+  return query
+    select p.key, e.value
+    from jsonb_each(given) with ordinality p (key, value, place)
+    cross join lateral jsonb_array_elements_text(
+      case jsonb_typeof(p.value) when 'array' then p.value else jsonb_build_array(p.value) end
+    ) with ordinality e (value, place)
+    where e.value is not null
+    order by p.place, e.place;
+end
+$$;
+
+-- The pairs as the URL standard serialises a form (application/x-www-form-urlencoded): all but A-Z a-z 0-9 * - . _
+-- percent-encoded in UTF-8, a space as +.
+-- API: private
+create function net._form_encoded(form jsonb)
+  returns text
+  language sql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- No escape that is replaced here can begin within another: a given % has become %25.
+  select replace(replace(replace(
+    coalesce(string_agg(net._urlencode_string(p.name) || '=' || net._urlencode_string(p.value), '&' order by p.place), ''),
+    '%20', '+'), '%2A', '*'), '~', '%7E')
+  from net._pairs('form_body', form) with ordinality p (name, value, place)
+$$;
+
+-- The bytes of the one body that is given, and what Content-Type they have.
+-- API: private
+create function net._request_body(
+  json_body jsonb, form_body jsonb, text_body text, bytes_body bytea, out body bytea, out content_type text
+)
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if num_nonnulls(json_body, form_body, text_body, bytes_body) > 1 then
+    raise exception 'a request has one body at most'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'More than one of json_body, form_body, text_body and bytes_body is given.',
+            hint    = 'Give one of them.';
+  elsif json_body is not null then
+    body := convert_to(json_body::text, 'UTF8');
+    content_type := 'application/json';
+  elsif form_body is not null then
+    body := convert_to(net._form_encoded(form_body), 'UTF8');
+    content_type := 'application/x-www-form-urlencoded';
+  elsif text_body is not null then
+    body := convert_to(text_body, 'UTF8');
+    content_type := 'text/plain; charset=utf-8';
+  elsif bytes_body is not null then
+    body := bytes_body;
+    content_type := 'application/octet-stream';
+  end if;
+end
+$$;
+
+-- The headers with a Content-Type for the body and an id for the signature, where they have none. They need not be an object
+-- yet; net._checked_headers refuses what is none.
+-- API: private
+create function net._request_headers(headers jsonb, content_type text, sign_with text)
+  returns jsonb
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  given text[];
+begin
+  if jsonb_typeof(headers) <> 'object' then
+    return headers;
+  end if;
+  given := array(select lower(k collate "C") from jsonb_object_keys(headers) k);
+  if content_type is not null and not 'content-type' = any (given) then
+    headers := headers || jsonb_build_object('Content-Type', content_type);
+  end if;
+  if sign_with is null then
+    return headers;
+  elsif sign_with collate "C" !~ '^[a-z][a-z0-9_-]{0,62}$' then
+    -- It may be the secret itself, so no message shows it.
+    raise exception 'sign_with is not the name of a secret'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'A name has at most 63 of a-z, 0-9, _ and -, and begins with a letter.',
+            hint    = 'Give the name by which the worker knows the secret, not the secret.';
+  elsif given && array['webhook-timestamp', 'webhook-signature'] then
+    raise exception 'a request that is signed cannot bring its own webhook-timestamp or webhook-signature'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Leave them out: the worker adds them each time it sends. Of the three headers of Standard Webhooks only webhook-id may be given.';
+  elsif not 'webhook-id' = any (given) then
+    -- Stored, so that it is the same however often the request is sent.
+    return headers || jsonb_build_object('webhook-id', 'msg_' || replace(gen_random_uuid()::text, '-', ''));
+  end if;
+  return headers;
+end
+$$;
+
+-- Checks and stores what net.request was given, for whoever called that.
+-- API: private
+create function net._enqueue(
+  caller net._caller, method text, url text, headers jsonb, params jsonb, json_body jsonb, form_body jsonb, text_body text,
+  bytes_body bytea, timeout_milliseconds integer, sign_with text
+)
+  returns bigint
+  language plpgsql
+  volatile
+  parallel unsafe
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- First: the workers' low-water mark depends on the transaction's id being older than the request's.
+  requester    oid := net._caller_role(caller);
+  request_id   bigint;
+  body         bytea;
+  content_type text;
+begin
+  method := net._checked_method(method);
+  select b.body, b.content_type into body, content_type
+  from net._request_body(json_body, form_body, text_body, bytes_body) b;
+  if body is not null and method in ('GET', 'HEAD') then
+    -- As fetch does: RFC 9110 gives such a body no meaning, and servers and proxies reject it, drop it, or take it for the
+    -- next request.
+    raise exception 'a % request has no body', method
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Pass it in params, or use POST (or QUERY, where the server knows it).';
+  end if;
+  if params is not null and url is not null then
+    url := net._encode_url_with_params_array(url, array(
+      select net._urlencode_string(p.name) || '=' || net._urlencode_string(p.value) from net._pairs('params', params) p
+    ));
+  end if;
+  headers := net._request_headers(coalesce(headers, '{}'), content_type, sign_with);
+  timeout_milliseconds := coalesce(timeout_milliseconds, 2000);
+  select r.url, r.headers into url, headers
+  from net._checked_request(requester, method, url, null, headers, timeout_milliseconds) r;
+  request_id := nextval('net.http_request_queue_id_seq');
+  insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, set_role, sign_with)
+  values (request_id, method, url, headers, body, timeout_milliseconds, requester, sign_with);
+  if net._is_promised() is not true then
+    perform net._wake();
+  end if;
+  return request_id;
+end
+$$;
+
+-- A NULL argument is as good as none, but for method and url.
+-- API: public
+create function net.request(
+  -- GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS or an extension method
+  method text,
+  -- url for the request
+  url text,
+  -- key/values to be included in request headers
+  headers jsonb default null,
+  -- key/value pairs to be url encoded and appended to the `url`; of an array each element
+  params jsonb default null,
+  -- the body, of which at most one may be given: as JSON,
+  json_body jsonb default null,
+  -- as an HTML form sends its fields; of an array each element,
+  form_body jsonb default null,
+  -- as text, sent in UTF-8,
+  text_body text default null,
+  -- or as it is
+  bytes_body bytea default null,
+  -- the maximum number of milliseconds the request may take before being canceled
+  timeout_milliseconds int default 2000,
+  -- the name of the secret to sign it with (Standard Webhooks)
+  sign_with text default null
+)
+  -- request_id reference
+  returns bigint
+  volatile
+  parallel unsafe
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return net._enqueue(
+    (pg_current_xact_id()::text || ' ' || to_regrole(quote_ident(current_user))::oid::text)::net._caller,
+    method, url, headers, params, json_body, form_body, text_body, bytes_body, timeout_milliseconds, sign_with
+  );
+end
+$$;
