@@ -19,7 +19,8 @@ async function as(sql: Sql, role: string, statement: string): Promise<Record<str
   try {
     return await sql.query(statement);
   } finally {
-    await sql.query('reset session authorization');
+    // PGlite does not know how to RESET it.
+    await sql.query('set session authorization postgres');
   }
 }
 
@@ -90,7 +91,7 @@ describe.each(backends)('$name', (backend) => {
     const sql = await openRoles();
     await sql.query(`grant test_bob to test_alice; set session authorization test_alice; set role test_bob`);
     await sql.query(`select net.http_get('http://h/1')`);
-    await sql.query('reset role; reset session authorization');
+    await sql.query('reset role; set session authorization postgres');
     for (const role of ['test_alice', 'test_bob']) {
       expect(await as(sql, role, 'select id from net.http_request_queue'), role).toEqual([{ id: 1 }]);
     }

@@ -1,0 +1,292 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { installedDatabase } from '../support/installed.ts';
+import { closedAfterEach, openSession } from '../support/opened.ts';
+import { startTestPostgres } from '../support/servers.ts';
+import { backends, type Sql, type Stage } from './backends.ts';
+
+// net.request: what it puts into the queue, what it refuses, and that what it accepts arrives.
+
+type SqlError = { code?: string; message: string; detail?: string; hint?: string; where?: string };
+
+async function errorOf(sql: Sql, statement: string): Promise<SqlError> {
+  try {
+    await sql.query(statement);
+  } catch (error) {
+    return error as SqlError;
+  }
+  throw new Error(`this was accepted: ${statement}`);
+}
+
+const literal = (value: unknown): string => `'${JSON.stringify(value).replaceAll("'", "''")}'`;
+
+type QueueRow = { method: string; url: string; headers: Record<string, string>; body: string | null };
+
+/** Makes one request by these arguments; returns its row, with the body as text. */
+async function rowOf(sql: Sql, argumentsText: string): Promise<QueueRow> {
+  const [row] = await sql.query<QueueRow>(`
+    delete from net.http_request_queue;
+    select net.request(${argumentsText});
+    select method, url, headers, convert_from(body, 'UTF8') as body from net.http_request_queue`);
+  if (row === undefined) throw new Error('nothing was enqueued');
+  return row;
+}
+
+describe.each(backends)('$name', (backend) => {
+  const open = (): Promise<Stage> => backend.open({ worker: false });
+
+  test('stores what was given, and who called; NULL is as good as not given', async () => {
+    const { sql } = await open();
+    const rows = await sql.query(`
+      select net.request('GET', 'http://h/a');
+      select net.request('put', 'http://h/b', '{"X": "y"}', null, '{"a": "ü"}', timeout_milliseconds := 5);
+      select net.request('DELETE', 'http://h/c', null, null, null, null, null, null, null, null);
+      select method, url, headers, convert_from(body, 'UTF8') as body, timeout_milliseconds, sign_with, login_role,
+        set_role::regrole::text as by
+      from net.http_request_queue order by id`);
+    const same = { login_role: null, sign_with: null, by: 'postgres' };
+    expect(rows).toEqual([
+      { ...same, method: 'GET', url: 'http://h/a', headers: {}, body: null, timeout_milliseconds: 2000 },
+      {
+        ...same,
+        method: 'PUT',
+        url: 'http://h/b',
+        headers: { X: 'y', 'Content-Type': 'application/json' },
+        body: '{"a": "ü"}',
+        timeout_milliseconds: 5,
+      },
+      { ...same, method: 'DELETE', url: 'http://h/c', headers: {}, body: null, timeout_milliseconds: 2000 },
+    ]);
+  });
+
+  test('each kind of body has its Content-Type, unless one is given', async () => {
+    const { sql } = await open();
+    const cases: readonly [body: string, contentType: string, bytes: string][] = [
+      [`json_body := '{"a": 1}'`, 'application/json', '{"a": 1}'],
+      [`json_body := 'null'`, 'application/json', 'null'],
+      [`form_body := '{"a": "1 2"}'`, 'application/x-www-form-urlencoded', 'a=1+2'],
+      [`form_body := '{}'`, 'application/x-www-form-urlencoded', ''],
+      [`text_body := 'é'`, 'text/plain; charset=utf-8', 'é'],
+      [`text_body := ''`, 'text/plain; charset=utf-8', ''],
+      [`bytes_body := '\\x6162'`, 'application/octet-stream', 'ab'],
+    ];
+    for (const [body, contentType, bytes] of cases) {
+      const row = await rowOf(sql, `'POST', 'http://h', ${body}`);
+      expect(row, body).toMatchObject({ headers: { 'Content-Type': contentType }, body: bytes });
+      const own = await rowOf(sql, `'POST', 'http://h', '{"content-TYPE": "a/b"}', ${body}`);
+      expect(own.headers, body).toEqual({ 'content-TYPE': 'a/b' });
+    }
+    expect((await rowOf(sql, `'POST', 'http://h'`)).headers).toEqual({});
+  });
+
+  test('params are appended as those of http_get; of an array each element', async () => {
+    const { sql } = await open();
+    const cases: Record<string, string> = {
+      '{"tag": ["a b", "c", null, 1, true], "n": null, "x": "é"}': 'http://h/?x=%C3%A9&tag=a%20b&tag=c&tag=1&tag=true',
+      '{"a": []}': 'http://h/',
+      '{"a": [{"b": [1]}, [2]]}': 'http://h/?a=%7B%22b%22%3A%20%5B1%5D%7D&a=%5B2%5D',
+      '{}': 'http://h/',
+    };
+    for (const [params, url] of Object.entries(cases)) {
+      expect((await rowOf(sql, `'GET', 'http://h/', params := '${params}'`)).url, params).toBe(url);
+    }
+    expect((await rowOf(sql, `'GET', 'http://h/?a=1#f', params := '{"b": 2}'`)).url).toBe('http://h/?a=1&b=2#f');
+  });
+
+  test('a form is what URLSearchParams makes of it', async () => {
+    const { sql } = await open();
+    const text = fc
+      .oneof(
+        fc.string({ unit: 'binary', maxLength: 8 }),
+        fc.string({
+          unit: fc.constantFrom('%', '2', '0', 'A', '*', '~', '+', ' ', '&', '=', "'", '\n', 'é'),
+          maxLength: 8,
+        }),
+      )
+      .filter((string) => !string.includes('\u0000') && !/\p{Surrogate}/u.test(string));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.dictionary(text, fc.oneof(text, fc.array(text, { maxLength: 3 })), { maxKeys: 4 }),
+        async (form) => {
+          const { body } = await rowOf(sql, `'POST', 'http://h', form_body := ${literal(form)}`);
+          const found = new URLSearchParams(body ?? '');
+          // jsonb keeps the names in an order of its own.
+          const expected = [...found.keys()]
+            .filter((name, index, names) => names.indexOf(name) === index)
+            .flatMap((name) => [form[name] ?? []].flat().map((value): [string, string] => [name, value]));
+          expect(body).toBe(new URLSearchParams(expected).toString());
+          expect([...new Set(found.keys())].sort()).toEqual(
+            Object.keys(form)
+              .filter((name) => [form[name] ?? []].flat().length > 0)
+              .sort(),
+          );
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  test('methods: known ones in upper case, others as they are', async () => {
+    const { sql } = await open();
+    const cases = {
+      options: 'OPTIONS',
+      Patch: 'PATCH',
+      head: 'HEAD',
+      PROPFIND: 'PROPFIND',
+      mkcol: 'mkcol',
+      'M-SEARCH': 'M-SEARCH',
+    };
+    for (const [given, stored] of Object.entries(cases)) {
+      expect((await rowOf(sql, `'${given}', 'http://h'`)).method).toBe(stored);
+    }
+  });
+
+  test('refuses what cannot be sent, saying what is wrong and showing no header or body', async () => {
+    const { sql } = await open();
+    const cases: readonly [argumentsText: string, code: string, message: RegExp][] = [
+      [`null, 'http://h'`, '23502', /^null value in column "method"/],
+      [`'GET', null`, '23502', /^null value in column "url"/],
+      [`'', 'http://h'`, '22023', /^invalid method ""$/],
+      [`'GET ', 'http://h'`, '22023', /^invalid method "GET "$/],
+      [`E'GET\\r\\nX: y', 'http://h'`, '22023', /^invalid method "GET\\r\\nX: y"$/],
+      [`'GÉT', 'http://h'`, '22023', /^invalid method/],
+      [`'${'x'.repeat(65)}', 'http://h'`, '22023', /^invalid method/],
+      [`'connect', 'http://h'`, '22023', /^method CONNECT is not allowed$/],
+      [`'Trace', 'http://h'`, '22023', /^method TRACE is not allowed$/],
+      [`'GET', 'ftp://h'`, '22023', /^Unsupported URL scheme$/],
+      [`'GET', 'h'`, '22023', /^invalid URL "h"$/],
+      [`'GET', 'http://h', timeout_milliseconds := 0`, '22023', /^timeout_milliseconds is out of range: 0$/],
+      [`'GET', 'http://h', params := '["secret"]'`, '22023', /^params must be a JSON object, not array$/],
+      [`'POST', 'http://h', form_body := '"secret"'`, '22023', /^form_body must be a JSON object, not string$/],
+      [`'GET', 'http://h', '["secret"]'`, '22023', /^headers must be a JSON object, not array$/],
+      [`'POST', 'http://h', '["secret"]', text_body := 'secret'`, '22023', /^headers must be a JSON object/],
+      [`'GET', 'http://h', '{"Connection": "secret"}'`, '22023', /^header "Connection" is not allowed$/],
+      [`'POST', 'http://h', json_body := '"secret"', text_body := ''`, '22023', /^a request has one body at most$/],
+      [`'POST', 'http://h', form_body := '{}', bytes_body := ''`, '22023', /^a request has one body at most$/],
+      [`'get', 'http://h', json_body := '"secret"'`, '22023', /^a GET request has no body$/],
+      [`'HEAD', 'http://h', bytes_body := ''`, '22023', /^a HEAD request has no body$/],
+      [`'POST', 'http://h', sign_with := 'Secret'`, '22023', /^sign_with is not the name of a secret$/],
+      [`'POST', 'http://h', sign_with := ''`, '22023', /^sign_with is not the name of a secret$/],
+      [`'POST', 'http://h', sign_with := 'a${'b'.repeat(63)}'`, '22023', /^sign_with is not/],
+      [`'POST', 'http://h', '{"Webhook-SIGNATURE": "secret"}', sign_with := 'a'`, '22023', /^a request that is signed/],
+      [`'POST', 'http://h', '{"webhook-timestamp": "secret"}', sign_with := 'a'`, '22023', /^a request that is signed/],
+    ];
+    for (const [argumentsText, code, message] of cases) {
+      const error = await errorOf(sql, `select net.request(${argumentsText})`);
+      expect(error, argumentsText).toMatchObject({ code });
+      expect(error.message, argumentsText).toMatch(message);
+      expect(error.hint?.length, argumentsText).toBeGreaterThan(10);
+      const said = [error.message, error.detail, error.hint, error.where].join('\n');
+      expect(said, argumentsText).not.toMatch(/"secret"|'secret'|Secret'/);
+    }
+    expect(await sql.query('select from net.http_request_queue')).toEqual([]);
+  });
+
+  test('a signed request has an id of its own, which is stored; one that is given stays', async () => {
+    const { sql } = await open();
+    const rows = await sql.query<{ headers: Record<string, string>; sign_with: string }>(`
+      select net.request('POST', 'http://h', sign_with := 'hooks-1') from generate_series(1, 3);
+      select net.request('POST', 'http://h', '{"Webhook-ID": "order.7"}', sign_with := 'hooks-1');
+      select headers, sign_with from net.http_request_queue order by id`);
+    const ids = rows.slice(0, 3).map(({ headers }) => headers['webhook-id']);
+    for (const id of ids) expect(id).toMatch(/^msg_[0-9a-f]{32}$/);
+    expect(new Set(ids).size).toBe(3);
+    expect(rows[3]).toEqual({ headers: { 'Webhook-ID': 'order.7' }, sign_with: 'hooks-1' });
+    expect((await rowOf(sql, `'POST', 'http://h', '{"webhook-signature": "v1,x"}'`)).headers).toEqual({
+      'webhook-signature': 'v1,x',
+    });
+  });
+
+  test('references to secrets stand in header values only, and are well-formed', async () => {
+    const { sql } = await open();
+    const fine = [
+      'Bearer {{secret.stripe}}',
+      '{{ secret.a-b_9 }}:{{secret.b}}',
+      `{{secret.a${'b'.repeat(62)}}}`,
+      '{{other}} {secret.a} {{ {secret} }}',
+      '{{{secret.a}}}',
+    ];
+    for (const value of fine) {
+      expect((await rowOf(sql, `'GET', 'http://h', ${literal({ X: value })}`)).headers).toEqual({ X: value });
+    }
+    const wrong = [
+      '{{secret}}',
+      '{{secret.}}',
+      '{{secret.Stripe}}',
+      '{{SECRET.stripe}}',
+      '{{secret.1}}',
+      '{{secret .a}}',
+      '{{secret.a}',
+      'x {{ secret.a b}}',
+      '{{secret.a}}{{ secret',
+      `{{secret.a${'b'.repeat(63)}}}`,
+    ];
+    for (const value of wrong) {
+      for (const call of ['http_get(', 'http_post(', `request('GET', `]) {
+        const error = await errorOf(sql, `select net.${call}'http://h', headers := ${literal({ 'X-Key': value })})`);
+        expect(error, value).toMatchObject({
+          code: '22023',
+          message: 'the value of header "X-Key" refers to a secret wrongly',
+        });
+        expect([error.hint, error.detail, error.where].join()).not.toContain('tripe');
+      }
+    }
+    const elsewhere: readonly [argumentsText: string, message: RegExp][] = [
+      [`'http://h/?key={{secret.stripe}}'`, /^a URL cannot refer to a secret$/],
+      [`'http://{{secret.stripe}}/'`, /^a URL cannot refer to a secret$/],
+      [`'http://u:{{ secret.stripe}}@h/'`, /^(a URL cannot refer to a secret|invalid URL .*)$/],
+      [`'http://h/', params := '{"key": "{{secret.stripe}}"}'`, /^a URL cannot refer to a secret$/],
+      [`'http://h/', params := '{"{{ secret.stripe }}": ""}'`, /^a URL cannot refer to a secret$/],
+      [`'http://h/', headers := '{"{{secret.stripe}}": "x"}'`, /^invalid header name/],
+      [`'http://h/', headers := '{"Host": "{{secret.stripe}}"}'`, /^the value of header "Host" is not a host$/],
+    ];
+    for (const [argumentsText, message] of elsewhere) {
+      for (const call of ['http_get(', `request('GET', `]) {
+        expect((await errorOf(sql, `select net.${call}${argumentsText})`)).message, argumentsText).toMatch(message);
+      }
+    }
+  });
+});
+
+describe.each(backends)('$name, served', (backend) => {
+  test('every method arrives as it was asked for, with its body', async () => {
+    const stage = await backend.open();
+    const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS', 'PROPFIND'];
+    for (const method of methods) {
+      const body = ['GET', 'HEAD'].includes(method) ? '' : `, bytes_body := '\\x00ff'`;
+      await stage.sql.query(
+        `select net.request('${method}', '${stage.echoUrl}/anything/${method}', timeout_milliseconds := 10000${body})`,
+      );
+    }
+    await stage.responses(methods.length);
+    const arrived = stage.received.map(({ method, path, body, headers }) => {
+      const type = headers.find(([name]) => name.toLowerCase() === 'content-type')?.[1];
+      return [method, path, Buffer.from(body).toString('hex'), type];
+    });
+    expect(arrived.sort()).toEqual(
+      methods
+        .map((method) => {
+          const rest = ['GET', 'HEAD'].includes(method) ? ['', undefined] : ['00ff', 'application/octet-stream'];
+          return [method, `/anything/${method}`, ...rest];
+        })
+        .sort(),
+    );
+    const failed = await stage.sql.query('select id, error_msg from net._http_response where error_msg is not null');
+    expect(failed).toEqual([]);
+  });
+});
+
+const opened = closedAfterEach();
+
+test('in a LATIN1 database every body is in UTF-8', async () => {
+  const server = await startTestPostgres({ major: 18, encoding: 'LATIN1' });
+  const { url } = await installedDatabase(server);
+  const client = await openSession(opened, url);
+  await client.query(`
+    select net.request('POST', 'http://h', json_body := '"é"'), net.request('POST', 'http://h', text_body := 'é'),
+      net.request('POST', 'http://h', form_body := '{"é": "é"}')`);
+  const { rows: bodies } = await client.query(
+    `select encode(body, 'hex') as body from net.http_request_queue order by id`,
+  );
+  expect(bodies.map(({ body }) => Buffer.from(body, 'hex').toString())).toEqual(['"é"', 'é', '%C3%A9=%C3%A9']);
+});
