@@ -36,9 +36,9 @@ create unlogged table net.queue_count (
 create index queue_count_newest_idx on net.queue_count (role, counted_at);
 
 -- Raises where the role has as many requests in the queue as it may have. Counts now and then: since a count the queue
--- has grown by no more than ids were given out. So a limit is exceeded by a hundredth, and by what is enqueued
--- while others have not committed; where counting takes more than a millisecond (a queue full of others' requests), also
--- by what is enqueued in the twentyfold time.
+-- has grown by no more than ids were given out. So a limit is exceeded by a hundredth, and by what others enqueue who have
+-- not committed. Where the queue is large, whosesoever, a count also holds for 3 ms for each MiB, which is several times what
+-- it took.
 -- API: private
 create function net._check_queue_limit(requester oid)
   returns void
@@ -46,14 +46,14 @@ create function net._check_queue_limit(requester oid)
   volatile
   parallel unsafe
   set search_path = pg_catalog, pg_temp
+  -- Whoever enqueues takes no other processes for it.
+  set max_parallel_workers_per_gather = 0
 as $$
 declare
   allowed  bigint;
   queued   bigint;
   last_id  bigint;
   newest   net.queue_count;
-  began    timestamptz;
-  ended    timestamptz;
 begin
   select l.requests into allowed
   from net.queue_limit l
@@ -69,7 +69,6 @@ begin
     return;
   end if;
 
-  began := clock_timestamp();
   select count(*) into queued
   from (
     select from net.http_request_queue q where coalesce(q.set_role, q.login_role) = requester limit allowed
@@ -83,12 +82,11 @@ begin
                         net._owner_name()
                       );
   end if;
-  ended := clock_timestamp();
   insert into net.queue_count (role, requests, counted_at, below_id, until)
-  values (
-    requester, allowed, ended, last_id + greatest(allowed - queued, allowed / 100),
-    ended + 20 * greatest(ended - began - interval '1 millisecond', interval '0')
-  );
+  select
+    requester, allowed, t.now, last_id + greatest(allowed - queued, allowed / 100),
+    t.now + interval '3 milliseconds' * greatest(pg_relation_size('net.http_request_queue') / 1048576 - 4, 0)
+  from clock_timestamp() t (now);
   -- What this replaces, and what was counted beside it; no more, because rows that cannot be vacuumed yet are gone over each
   -- time. In other isolation levels deleting what somebody else has deleted is an error.
   if newest.role is not null and current_setting('transaction_isolation') = 'read committed' then

@@ -39,7 +39,17 @@ const dependentsStatement: Statement = {
         on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and v.oid = d.objid and v.relkind in ('v', 'm')
       left join pg_catalog.pg_trigger t
         on d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass and t.oid = d.objid
-      where d.deptype in ('n', 'a') and not coalesce(t.tgisinternal, false)
+      where d.deptype in ('n', 'a')
+        and not coalesce(t.tgisinternal, false)
+        -- The triggers on our tables that are ours.
+        and not exists (
+          select
+          from pg_catalog.pg_proc p
+          join pg_catalog.pg_class c on c.oid = t.tgrelid
+          where p.oid = t.tgfoid
+            and p.pronamespace = (select s.oid from schema s)
+            and c.relnamespace = (select s.oid from schema s)
+        )
     )
     select distinct pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) as object
     from dependent d

@@ -87,6 +87,7 @@ export async function extensionFiles(options: ScriptOptions = {}): Promise<Recor
       '\\echo Use "CREATE EXTENSION pg_net" to load this file. \\quit',
       '',
       await installScript(options),
+      await sqlFile('optional/extension_dump.sql'),
     ].join('\n'),
   };
 }

@@ -52,6 +52,16 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
     ).toEqual([]);
   });
 
+  test('what the owner put into its tables is dumped with the database', async () => {
+    const site = await openSite(major);
+    await site.sql('create extension pg_net');
+    expect(
+      await site.sql(
+        `select c.oid::regclass::text as dumped from pg_extension e cross join unnest(e.extconfig) c (oid) where e.extname = 'pg_net' order by 1`,
+      ),
+    ).toEqual([{ dumped: 'net.gate' }, { dumped: 'net.policy' }, { dumped: 'net.queue_limit' }]);
+  });
+
   test('install finds it', async () => {
     const site = await openSite(major);
     await site.sql('create extension pg_net');
