@@ -15,6 +15,8 @@ const everyPublicCall = `
     net.http_get($1 || '/anything/g', '{"a b": "c/d"}', '{"X-Odd": "1"}', 3000),
     net.http_post($1 || '/anything/p', '{"a": 1}', '{"q": "ä"}', '{"X-A": "b"}'),
     net.http_delete($1 || '/anything/d'),
+    net.request('put', $1 || '/anything/r', '{"X": "{{secret.a}}"}', '{"q": ["a b", "c"]}', form_body := '{"a": "b c"}', sign_with := 'a'),
+    net.request('POST', $1 || '/anything/t', text_body := 'x'),
     net.wake(),
     net.worker_restart(),
     net._urlencode_string('a b'),
@@ -47,8 +49,16 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
   test('search_path, temporary objects, functions, operators, types: none takes the place of what our functions mean', async () => {
     const stage = await openStage(opened, major);
     await plant(stage);
-    const { attacker, echo } = stage;
+    const { admin, attacker, echo } = stage;
+    // So that all that can be looked at is.
+    await admin.query(`
+      insert into net.policy values ('attacker', '::1', null), ('attacker', '127.0.0.1', null), ('victim', '*', null);
+      insert into net.queue_limit values ('attacker', 100)`);
     await attacker.query(`
+      create temp table policy (role oid, host text, methods text[]);
+      create temp table queue_limit (role oid, requests bigint);
+      create temp table queue_count (role oid);
+      create domain pg_temp._caller as pg_catalog.text;
       create temp table http_request_queue (id int);
       create temp table _http_response (id int);
       create temp view pg_roles as select 'postgres'::name as rolname, evil.hijacked();
@@ -66,7 +76,10 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       `${echo.url}/anything/g?a%20b=c%2Fd`,
       `${echo.url}/anything/p?q=%C3%A4`,
       `${echo.url}/anything/d`,
+      `${echo.url}/anything/r?q=a%20b&q=c`,
+      `${echo.url}/anything/t`,
     ]);
+    await admin.query('delete from net.policy');
     await stage.expectUnharmed();
   });
 
@@ -183,6 +196,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       `insert into net._http_response (id, status_code, content, login_role) values (900, 200, $1, 'victim'::regrole)`,
       [secret],
     );
+    await admin.query(`insert into net.policy values ('victim', '${secret}.example', null), ('victim', '*', null)`);
     await admin.query('grant create on schema public to attacker');
     const heard: string[] = [];
     attacker.on('notice', ({ message }) => heard.push(message ?? ''));
@@ -190,7 +204,13 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await attacker.query(
       `
       create view pg_temp.with_leak as select id from net._http_response where pg_temp.leak(content);
-      create view public.barrier with (security_barrier) as select * from net._http_response`,
+      create view public.barrier with (security_barrier) as select * from net._http_response;
+      create temp table guarded (x int);
+      insert into guarded values (1);
+      alter table guarded enable row level security;
+      alter table guarded force row level security;
+      create policy leaky on guarded using (exists (select from net._http_response where pg_temp.leak(content)));
+      create policy leaky_too on guarded using (exists (select from net.http_request_queue where pg_temp.leak(url)))`,
     );
     if (major >= 15) {
       await attacker.query(
@@ -208,6 +228,8 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       'select count(*) filter (where pg_temp.leak(content)) from net._http_response having count(*) > 0',
       'select (select id from net._http_response where pg_temp.leak(content) limit 1) as id where false',
       'select * from pg_temp.with_leak',
+      'select * from guarded',
+      'select host from net.policy where pg_temp.leak(host)',
       'select id from public.barrier where pg_temp.leak(content)',
       'select id from net._http_response where (content)::int > 0',
       'select id from net._http_response where 1 / (id - 900) > 0',

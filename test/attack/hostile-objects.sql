@@ -20,7 +20,9 @@ begin
         'to_regclass', 'to_timestamp', 'pg_backend_pid', 'jsonb_typeof', 'jsonb_each_text', 'jsonb_each', 'unnest',
         'jsonb_array_elements', 'pg_sequence_last_value', 'pg_reload_conf', 'version', 'isfinite', 'row_security_active',
         'has_table_privilege', 'has_function_privilege', 'has_schema_privilege', 'pg_is_in_recovery', 'pg_control_system',
-        'current_database', 'shobj_description', 'pg_xact_status', 'pg_sleep'
+        'current_database', 'shobj_description', 'pg_xact_status', 'pg_sleep', 'right', 'host', 'to_hex', 'gen_random_uuid',
+        'jsonb_object_keys', 'jsonb_array_elements_text', 'pg_get_userbyid', 'pg_relation_size', 'string_to_array',
+        'pg_current_xact_id_if_assigned', 'array_position', 'substring'
       )
       and pg_get_function_identity_arguments(p.oid) not like '%OUT%'
       and pg_get_function_identity_arguments(p.oid) not like '%any%'
@@ -62,6 +64,9 @@ $$;
 -- Tables and types by our names and by PostgreSQL's.
 create table evil.http_request_queue (id bigint);
 create table evil._http_response (id bigint);
+create table evil.policy (role pg_catalog.oid, host pg_catalog.text, methods pg_catalog.text[]);
+create table evil.queue_limit (role pg_catalog.oid, requests pg_catalog.int8);
+create table evil.queue_count (role pg_catalog.oid);
 create view evil.pg_roles as select 'evil'::name as rolname, evil.hijacked();
 create view evil.pg_stat_activity as select 1 as pid, evil.hijacked();
 create view evil.pg_namespace as select 'net'::name as nspname, evil.hijacked();

@@ -82,11 +82,14 @@ const uses = [
   `select net.http_get('http://127.0.0.1:1/')`,
   `select net.http_post('http://127.0.0.1:1/')`,
   `select net.http_delete('http://127.0.0.1:1/')`,
+  `select net.request('PATCH', 'http://127.0.0.1:1/', text_body := 'x')`,
   'select net.wake()',
   'select net.worker_restart()',
   'select id from net._http_response',
   'select id, url from net.http_request_queue',
   'select * from net.settings',
+  'select * from net.policy',
+  'select * from net.queue_limit',
   'select net._http_collect_response(1)',
 ];
 
@@ -128,8 +131,12 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await admin.query(`
       grant usage on schema net to victim;
       grant execute on function net.http_get(text, jsonb, jsonb, integer) to victim;
+      grant execute on function
+        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
+        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text) to victim;
       grant select on net._http_response to victim`);
     const { rows } = await victim.query('select net.http_get($1) as id', [`${echo.url}/get`]);
+    await victim.query(`begin; select net.request('PUT', 'http://127.0.0.1:1/'); rollback`);
     await stage.startWorker();
     await expect
       .poll(async () => (await victim.query('select id, status_code from net._http_response')).rows)

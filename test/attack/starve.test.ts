@@ -150,6 +150,33 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await servedInTurn(stage, 3);
   });
 
+  test('a limit stops whoever floods the queue, in one statement or in many, and nobody else', async () => {
+    const stage = await openStage(opened, major);
+    const { admin, attacker, victim } = stage;
+    await admin.query(`insert into net.queue_limit values ('attacker', 100)`);
+    const flooding = `select count(net.http_get('http://127.0.0.1:1/')) from generate_series(1, 5000)`;
+    expect(await attempt(attacker, flooding)).toMatch(/^53400/);
+    const ask = `select net.http_get('http://127.0.0.1:1/')`;
+    const outcomes: string[] = [];
+    for (let n = 0; n < 300; n++) {
+      outcomes.push(
+        await attacker.query(ask).then(
+          () => 'queued',
+          ({ code }) => code,
+        ),
+      );
+    }
+    expect(outcomes.filter((outcome) => outcome === 'queued').length).toBeLessThan(120);
+    expect(new Set(outcomes)).toEqual(new Set(['queued', '53400']));
+    // A transaction that has asked and goes on makes nobody wait.
+    await attacker.query('begin; select id from net.http_request_queue').catch(() => {});
+    await victim.query(
+      `set statement_timeout = '20s'; select net.http_get('http://127.0.0.1:1/') from generate_series(1, 1000)`,
+    );
+    await attacker.query('rollback');
+    await stage.expectUnharmed();
+  });
+
   test('a role that is dropped takes nothing along: its requests are sent, and seen by the owner', async () => {
     const stage = await openStage(opened, major);
     const { admin, echo } = stage;

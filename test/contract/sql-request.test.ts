@@ -231,6 +231,15 @@ describe.each(backends)('$name', (backend) => {
         expect([error.hint, error.detail, error.where].join()).not.toContain('tripe');
       }
     }
+    for (const headers of [
+      '{"X-Key": "\\u007b\\u007bsecret"}',
+      '{"X-Key": ["{{secret"]}',
+      '{"X-Key": {"{{secret": 1}}',
+    ]) {
+      expect((await errorOf(sql, `select net.http_get('http://h', headers := '${headers}')`)).message).toMatch(
+        /wrongly/,
+      );
+    }
     const elsewhere: readonly [argumentsText: string, message: RegExp][] = [
       [`'http://h/?key={{secret.stripe}}'`, /^a URL cannot refer to a secret$/],
       [`'http://{{secret.stripe}}/'`, /^a URL cannot refer to a secret$/],
