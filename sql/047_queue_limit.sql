@@ -103,7 +103,7 @@ $$;
 
 -- Whether any role's requests are bound to hosts; the workers ask when they start, also after each change. Opens the gate
 -- where both tables are empty for everybody: nobody is writing to them (the lock), and this transaction has written nothing
--- that could be rolled back.
+-- that could be rolled back. Closes it where rows came past the triggers.
 -- API: private
 create function net._has_policies()
   returns boolean
@@ -114,21 +114,24 @@ create function net._has_policies()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if net._is_open()
-    or exists (select from net.policy)
-    or exists (select from net.queue_limit)
-    or pg_current_xact_id_if_assigned() is not null
-    or current_setting('transaction_isolation') <> 'read committed'
+  if exists (select from net.policy) or exists (select from net.queue_limit) then
+    if net._is_open() then
+      perform setval('net.gate', 1);
+    end if;
+  elsif not net._is_open()
+    and pg_current_xact_id_if_assigned() is null
+    and current_setting('transaction_isolation') = 'read committed'
   then
-    return exists (select from net.policy);
-  end if;
-  lock table net.policy, net.queue_limit in share mode nowait;
-  if not exists (select from net.policy) and not exists (select from net.queue_limit) then
-    perform setval('net.gate', 1, false);
+    begin
+      lock table net.policy, net.queue_limit in share mode nowait;
+      if not exists (select from net.policy) and not exists (select from net.queue_limit) then
+        perform setval('net.gate', 1, false);
+      end if;
+    exception
+      when lock_not_available then
+        null;
+    end;
   end if;
   return exists (select from net.policy);
-exception
-  when lock_not_available then
-    return exists (select from net.policy);
 end
 $$;

@@ -280,6 +280,17 @@ describe.each(backends)('$name', (backend) => {
     }
   });
 
+  test('rows that came past the triggers count, too, as soon as a worker looks', async () => {
+    const sql = await open(backend);
+    await sql.query(`
+      alter table net.policy disable trigger all;
+      insert into net.policy values (null, 'h', null);
+      alter table net.policy enable trigger all`);
+    expect(await isOpen(sql)).toBe(true);
+    await sql.query('select net._has_policies()');
+    await expect(sql.query(`select net.http_get('http://elsewhere/')`)).rejects.toMatchObject({ code: '42501' });
+  });
+
   test('a role sees the rows that bind it, and writes none', async () => {
     const sql = await open(backend);
     await sql.query(`
