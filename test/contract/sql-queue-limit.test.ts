@@ -82,6 +82,8 @@ describe.each(backends)('$name', (backend) => {
     expect(await sql.query('select from net.queue_count')).toHaveLength(1);
     await as(sql, 'test_alice', `select net.http_get('http://h/') from generate_series(1, 2000)`);
     expect(await queued(sql, 'test_alice')).toBe(2000);
+    // Nor are another's requests its own.
+    await as(sql, 'test_bob', `select net.http_get('http://h/') from generate_series(1, 500)`);
   });
 
   test('a role’s own row counts, else the largest of those whose rights it has, else that for every role', async () => {
