@@ -101,6 +101,21 @@ begin
 end
 $$;
 
+-- Raises for what the role may not send, or not now. To be asked where the gate is closed.
+-- API: private
+create function net._check_standing(requester oid, method text, url text)
+  returns void
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform net._check_policy(requester, method, url);
+  perform net._check_queue_limit(requester);
+end
+$$;
+
 -- Whether any role's requests are bound to hosts; the workers ask when they start, also after each change. Opens the gate
 -- where both tables are empty for everybody: nobody is writing to them (the lock), and this transaction has written nothing
 -- that could be rolled back. Closes it where rows came past the triggers.

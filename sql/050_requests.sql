@@ -124,15 +124,15 @@ begin
 end
 $$;
 
--- The URL as it is to be requested, and the headers as they are to be stored; raises for what cannot be sent, and for what
--- the role may not send. For what is not plain, and where the gate is closed.
+-- The URL as it is to be requested, and the headers as they are to be stored; raises for what cannot be sent. For what is
+-- not plain.
 -- API: private
 create function net._checked_request(
-  requester oid, method text, inout url text, params jsonb, inout headers jsonb, timeout_milliseconds integer
+  inout url text, params jsonb, inout headers jsonb, timeout_milliseconds integer
 )
   language plpgsql
-  volatile
-  parallel unsafe
+  immutable
+  parallel safe
   set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -148,7 +148,7 @@ begin
             hint    = 'Concatenating with a NULL gives NULL: look at where the value comes from.';
   elsif not net._is_url(url) then
     perform net._refuse_url(url);
-  elsif url ~* '(\{|%7b){2}([ \t+]|%20|%09)*secret' then
+  elsif url collate "C" ~ '(\{|%7[Bb]){2}' and url ~* '(\{|%7b){2}(\+|%20|%09)*secret' then
     raise exception 'a URL cannot refer to a secret'
       using errcode = 'invalid_parameter_value',
             detail  = 'URLs are seen by whoever sees the request, and stand in logs and responses.',
@@ -159,10 +159,6 @@ begin
             hint    = 'Give between 1 and 86400000 milliseconds (one day); the default is 2000.';
   end if;
   headers := net._checked_headers(headers);
-  if not net._is_open() then
-    perform net._check_policy(requester, method, url);
-    perform net._check_queue_limit(requester);
-  end if;
 end
 $$;
 
@@ -263,7 +259,10 @@ begin
     and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
   then
     select r.url, r.headers into url, headers
-    from net._checked_request(net._requester(), 'GET', url, params, headers, timeout_milliseconds) r;
+    from net._checked_request(url, params, headers, timeout_milliseconds) r;
+    if not net._is_open() then
+      perform net._check_standing(net._requester(), 'GET', url);
+    end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
@@ -305,7 +304,10 @@ begin
     and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
   then
     select r.url, r.headers into url, headers
-    from net._checked_request(net._requester(), 'POST', url, params, net._json_headers(headers), timeout_milliseconds) r;
+    from net._checked_request(url, params, net._json_headers(headers), timeout_milliseconds) r;
+    if not net._is_open() then
+      perform net._check_standing(net._requester(), 'POST', url);
+    end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)
@@ -348,7 +350,10 @@ begin
     and net._is_plain(url, params, headers, timeout_milliseconds)) is not true
   then
     select r.url, r.headers into url, headers
-    from net._checked_request(net._requester(), 'DELETE', url, params, headers, timeout_milliseconds) r;
+    from net._checked_request(url, params, headers, timeout_milliseconds) r;
+    if not net._is_open() then
+      perform net._check_standing(net._requester(), 'DELETE', url);
+    end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, login_role, set_role)

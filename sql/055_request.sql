@@ -216,7 +216,10 @@ begin
   headers := net._request_headers(coalesce(headers, '{}'), content_type, sign_with);
   timeout_milliseconds := coalesce(timeout_milliseconds, 2000);
   select r.url, r.headers into url, headers
-  from net._checked_request(requester, method, url, null, headers, timeout_milliseconds) r;
+  from net._checked_request(url, null, headers, timeout_milliseconds) r;
+  if not net._is_open() then
+    perform net._check_standing(requester, method, url);
+  end if;
   request_id := nextval('net.http_request_queue_id_seq');
   insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, set_role, sign_with)
   values (request_id, method, url, headers, body, timeout_milliseconds, requester, sign_with);

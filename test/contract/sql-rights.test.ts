@@ -119,7 +119,7 @@ describe.each(backends)('$name', (backend) => {
       `select nextval('net.http_request_queue_id_seq')`,
       `select setval('net.wake_promise', 9999999999999)`,
       `select nextval('net.worker_restart_seq')`,
-      `select net._checked_request(10, 'GET', 'http://h', '{}', '{}', 1)`,
+      `select net._checked_request('http://h', '{}', '{}', 1)`,
       `select net._wake()`,
       'create table net.mine (x int)',
       `create function net.mine() returns int language sql as 'select 1'`,
