@@ -150,6 +150,7 @@ create function net._request_headers(headers jsonb, content_type text, sign_with
 as $$
 declare
   given text[];
+  ids   text[];
 begin
   if jsonb_typeof(headers) <> 'object' then
     return headers;
@@ -170,9 +171,16 @@ begin
     raise exception 'a request that is signed cannot bring its own webhook-timestamp or webhook-signature'
       using errcode = 'invalid_parameter_value',
             hint    = 'Leave them out: the worker adds them each time it sends. Of the three headers of Standard Webhooks only webhook-id may be given.';
-  elsif not 'webhook-id' = any (given) then
+  end if;
+  ids := array(select h.value from jsonb_each_text(headers) h where lower(h.key collate "C") = 'webhook-id');
+  if cardinality(ids) = 0 then
     -- Stored, so that it is the same however often the request is sent.
     return headers || jsonb_build_object('webhook-id', 'msg_' || replace(gen_random_uuid()::text, '-', ''));
+  elsif cardinality(ids) > 1 or coalesce(btrim(ids[1], E' \t') collate "C" !~ '^[!-\-/-~]{1,255}$', true) then
+    -- The full stop parts what is signed.
+    raise exception 'a request is signed with one header "webhook-id": 1 to 255 visible ASCII characters, no full stop'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Leave it out to be given one, or write another character for each full stop.';
   end if;
   return headers;
 end

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { secretsUsedBy } from '../../src/core/secret-references.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openSession } from '../support/opened.ts';
 import { startTestPostgres } from '../support/servers.ts';
@@ -186,15 +187,93 @@ describe.each(backends)('$name', (backend) => {
     const { sql } = await open();
     const rows = await sql.query<{ headers: Record<string, string>; sign_with: string }>(`
       select net.request('POST', 'http://h', sign_with := 'hooks-1') from generate_series(1, 3);
-      select net.request('POST', 'http://h', '{"Webhook-ID": "order.7"}', sign_with := 'hooks-1');
+      select net.request('POST', 'http://h', '{"Webhook-ID": "order:7"}', sign_with := 'hooks-1');
       select headers, sign_with from net.http_request_queue order by id`);
     const ids = rows.slice(0, 3).map(({ headers }) => headers['webhook-id']);
     for (const id of ids) expect(id).toMatch(/^msg_[0-9a-f]{32}$/);
     expect(new Set(ids).size).toBe(3);
-    expect(rows[3]).toEqual({ headers: { 'Webhook-ID': 'order.7' }, sign_with: 'hooks-1' });
+    expect(rows[3]).toEqual({ headers: { 'Webhook-ID': 'order:7' }, sign_with: 'hooks-1' });
     expect((await rowOf(sql, `'POST', 'http://h', '{"webhook-signature": "v1,x"}'`)).headers).toEqual({
       'webhook-signature': 'v1,x',
     });
+  });
+
+  test('what signs a request is refused as the worker would refuse it', async () => {
+    const { sql } = await open();
+    const signed = (headers: Record<string, unknown>): string =>
+      `select net.request('POST', 'http://h', ${literal(headers)}, sign_with := 'hooks')`;
+    for (const id of ['a', 'msg_1-2:3', ' padded ', '~!', 'x'.repeat(255), 7]) {
+      await sql.query(signed({ 'Webhook-Id': id }));
+    }
+    const wrong = [
+      { 'webhook-id': 'a.b' },
+      { 'webhook-id': '' },
+      { 'webhook-id': 'a b' },
+      { 'webhook-id': 'é' },
+      { 'webhook-id': null },
+      { 'webhook-id': 'x'.repeat(256) },
+      { 'webhook-id': 'a', 'Webhook-Id': 'a' },
+    ];
+    for (const headers of wrong) {
+      expect(await errorOf(sql, signed(headers)), JSON.stringify(headers)).toMatchObject({
+        code: '22023',
+        message: expect.stringMatching(/^a request is signed with one header "webhook-id"/),
+      });
+    }
+  });
+
+  test('a reference is well-formed for the worker exactly where it is here', async () => {
+    const { sql } = await open();
+    await sql.query(`
+      create function pg_temp.is_fine(value text) returns boolean language plpgsql as $$
+      begin
+        perform net._checked_headers(jsonb_build_object('X', value));
+        return true;
+      exception
+        when invalid_parameter_value then
+          return false;
+      end $$`);
+    const piece = fc.constantFrom(
+      '{{',
+      '}}',
+      '{',
+      '}',
+      'secret',
+      '.',
+      'a',
+      'B',
+      '-',
+      '_',
+      '9',
+      ' ',
+      '{{secret.a}}',
+      '{{ secret.b',
+      'Secret',
+      'ſecret',
+    );
+    const value = fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join(''));
+    const row = {
+      id: 1n,
+      method: 'GET',
+      url: 'http://h',
+      headersJson: '{}',
+      body: null,
+      timeoutMs: 1,
+      loginRole: null,
+      setRole: null,
+      signWith: null,
+    };
+    await fc.assert(
+      fc.asyncProperty(fc.array(value, { minLength: 20, maxLength: 60 }), async (values) => {
+        const rows = await sql.query<{ fine: boolean }>(`
+          select pg_temp.is_fine(v) as fine from jsonb_array_elements_text(${literal(values)}) with ordinality a (v, n) order by n`);
+        for (const [index, given] of values.entries()) {
+          const request = { kind: 'claimed', row, headers: [['X', given]], hostRules: undefined } as const;
+          expect(rows[index]?.fine, given).toBe(typeof secretsUsedBy(request) !== 'string');
+        }
+      }),
+      { numRuns: 60 },
+    );
   });
 
   test('references to secrets stand in header values only, and are well-formed', async () => {
