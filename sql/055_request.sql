@@ -103,7 +103,7 @@ as $$
   select replace(replace(replace(
     coalesce(string_agg(net._urlencode_string(p.name) || '=' || net._urlencode_string(p.value), '&' order by p.place), ''),
     '%20', '+'), '%2A', '*'), '~', '%7E')
-  from net._pairs('form_body', form) with ordinality p (name, value, place)
+  from net._pairs('form', form) with ordinality p (name, value, place)
 $$;
 
 -- The bytes of the one body that is given, and what Content-Type they have.
@@ -120,7 +120,7 @@ begin
   if num_nonnulls(json_body, form_body, text_body, bytes_body) > 1 then
     raise exception 'a request has one body at most'
       using errcode = 'invalid_parameter_value',
-            detail  = 'More than one of json_body, form_body, text_body and bytes_body is given.',
+            detail  = 'More than one of json, form, text and bytes is given.',
             hint    = 'Give one of them.';
   elsif json_body is not null then
     body := convert_to(json_body::text, 'UTF8');
@@ -250,13 +250,13 @@ create function net.request(
   -- key/value pairs to be url encoded and appended to the `url`; of an array each element
   params jsonb default null,
   -- the body, of which at most one may be given: as JSON,
-  json_body jsonb default null,
+  "json" jsonb default null,
   -- as an HTML form sends its fields; of an array each element,
-  form_body jsonb default null,
+  form jsonb default null,
   -- as text, sent in UTF-8,
-  text_body text default null,
+  text text default null,
   -- or as it is
-  bytes_body bytea default null,
+  bytes bytea default null,
   -- the maximum number of milliseconds the request may take before being canceled
   timeout_milliseconds int default 2000,
   -- the name of the secret to sign it with (Standard Webhooks)
@@ -272,7 +272,7 @@ as $$
 begin
   return net._enqueue(
     (pg_current_xact_id()::text || ' ' || to_regrole(quote_ident(current_user))::oid::text)::net._caller,
-    method, url, headers, params, json_body, form_body, text_body, bytes_body, timeout_milliseconds, sign_with
+    method, url, headers, params, "json", form, text, bytes, timeout_milliseconds, sign_with
   );
 end
 $$;

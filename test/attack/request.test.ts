@@ -184,7 +184,7 @@ describe.each(availableMajors())('net.request on PostgreSQL %i', (major) => {
     await admin.query('create schema shop; grant all on schema shop to victim; grant usage on schema shop to attacker');
     await victim.query(`
       create function shop.charge(url text) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as
-        $$ begin return net.request('POST', url, json_body := '{"pin": 1234}'); end $$;
+        $$ begin return net.request('POST', url, "json" := '{"pin": 1234}'); end $$;
       create view shop.asked as select net.request('GET', 'http://127.0.0.1:1/') as id;
       grant select on shop.asked to attacker`);
     const id = await idOf(attacker, `select shop.charge('${echo.url}/anything/charge') as id`);

@@ -82,7 +82,7 @@ const uses = [
   `select net.http_get('http://127.0.0.1:1/')`,
   `select net.http_post('http://127.0.0.1:1/')`,
   `select net.http_delete('http://127.0.0.1:1/')`,
-  `select net.request('PATCH', 'http://127.0.0.1:1/', text_body := 'x')`,
+  `select net.request('PATCH', 'http://127.0.0.1:1/', text := 'x')`,
   'select net.wake()',
   'select net.worker_restart()',
   'select id from net._http_response',

@@ -63,13 +63,13 @@ describe.each(backends)('$name', (backend) => {
   test('each kind of body has its Content-Type, unless one is given', async () => {
     const { sql } = await open();
     const cases: readonly [body: string, contentType: string, bytes: string][] = [
-      [`json_body := '{"a": 1}'`, 'application/json', '{"a": 1}'],
-      [`json_body := 'null'`, 'application/json', 'null'],
-      [`form_body := '{"a": "1 2"}'`, 'application/x-www-form-urlencoded', 'a=1+2'],
-      [`form_body := '{}'`, 'application/x-www-form-urlencoded', ''],
-      [`text_body := 'é'`, 'text/plain; charset=utf-8', 'é'],
-      [`text_body := ''`, 'text/plain; charset=utf-8', ''],
-      [`bytes_body := '\\x6162'`, 'application/octet-stream', 'ab'],
+      [`"json" := '{"a": 1}'`, 'application/json', '{"a": 1}'],
+      [`"json" := 'null'`, 'application/json', 'null'],
+      [`form := '{"a": "1 2"}'`, 'application/x-www-form-urlencoded', 'a=1+2'],
+      [`form := '{}'`, 'application/x-www-form-urlencoded', ''],
+      [`text := 'é'`, 'text/plain; charset=utf-8', 'é'],
+      [`text := ''`, 'text/plain; charset=utf-8', ''],
+      [`bytes := '\\x6162'`, 'application/octet-stream', 'ab'],
     ];
     for (const [body, contentType, bytes] of cases) {
       const row = await rowOf(sql, `'POST', 'http://h', ${body}`);
@@ -109,7 +109,7 @@ describe.each(backends)('$name', (backend) => {
       fc.asyncProperty(
         fc.dictionary(text, fc.oneof(text, fc.array(text, { maxLength: 3 })), { maxKeys: 4 }),
         async (form) => {
-          const { body } = await rowOf(sql, `'POST', 'http://h', form_body := ${literal(form)}`);
+          const { body } = await rowOf(sql, `'POST', 'http://h', form := ${literal(form)}`);
           const found = new URLSearchParams(body ?? '');
           // jsonb keeps the names in an order of its own.
           const expected = [...found.keys()]
@@ -158,14 +158,14 @@ describe.each(backends)('$name', (backend) => {
       [`'GET', 'h'`, '22023', /^invalid URL "h"$/],
       [`'GET', 'http://h', timeout_milliseconds := 0`, '22023', /^timeout_milliseconds is out of range: 0$/],
       [`'GET', 'http://h', params := '["secret"]'`, '22023', /^params must be a JSON object, not array$/],
-      [`'POST', 'http://h', form_body := '"secret"'`, '22023', /^form_body must be a JSON object, not string$/],
+      [`'POST', 'http://h', form := '"secret"'`, '22023', /^form must be a JSON object, not string$/],
       [`'GET', 'http://h', '["secret"]'`, '22023', /^headers must be a JSON object, not array$/],
-      [`'POST', 'http://h', '["secret"]', text_body := 'secret'`, '22023', /^headers must be a JSON object/],
+      [`'POST', 'http://h', '["secret"]', text := 'secret'`, '22023', /^headers must be a JSON object/],
       [`'GET', 'http://h', '{"Connection": "secret"}'`, '22023', /^header "Connection" is not allowed$/],
-      [`'POST', 'http://h', json_body := '"secret"', text_body := ''`, '22023', /^a request has one body at most$/],
-      [`'POST', 'http://h', form_body := '{}', bytes_body := ''`, '22023', /^a request has one body at most$/],
-      [`'get', 'http://h', json_body := '"secret"'`, '22023', /^a GET request has no body$/],
-      [`'HEAD', 'http://h', bytes_body := ''`, '22023', /^a HEAD request has no body$/],
+      [`'POST', 'http://h', "json" := '"secret"', text := ''`, '22023', /^a request has one body at most$/],
+      [`'POST', 'http://h', form := '{}', bytes := ''`, '22023', /^a request has one body at most$/],
+      [`'get', 'http://h', "json" := '"secret"'`, '22023', /^a GET request has no body$/],
+      [`'HEAD', 'http://h', bytes := ''`, '22023', /^a HEAD request has no body$/],
       [`'POST', 'http://h', sign_with := 'Secret'`, '22023', /^sign_with is not the name of a secret$/],
       [`'POST', 'http://h', sign_with := ''`, '22023', /^sign_with is not the name of a secret$/],
       [`'POST', 'http://h', sign_with := 'a${'b'.repeat(63)}'`, '22023', /^sign_with is not/],
@@ -341,7 +341,7 @@ describe.each(backends)('$name, served', (backend) => {
     const stage = await backend.open();
     const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS', 'PROPFIND'];
     for (const method of methods) {
-      const body = ['GET', 'HEAD'].includes(method) ? '' : `, bytes_body := '\\x00ff'`;
+      const body = ['GET', 'HEAD'].includes(method) ? '' : `, bytes := '\\x00ff'`;
       await stage.sql.query(
         `select net.request('${method}', '${stage.echoUrl}/anything/${method}', timeout_milliseconds := 10000${body})`,
       );
@@ -371,8 +371,8 @@ test('in a LATIN1 database every body is in UTF-8', async () => {
   const { url } = await installedDatabase(server);
   const client = await openSession(opened, url);
   await client.query(`
-    select net.request('POST', 'http://h', json_body := '"é"'), net.request('POST', 'http://h', text_body := 'é'),
-      net.request('POST', 'http://h', form_body := '{"é": "é"}')`);
+    select net.request('POST', 'http://h', "json" := '"é"'), net.request('POST', 'http://h', text := 'é'),
+      net.request('POST', 'http://h', form := '{"é": "é"}')`);
   const { rows: bodies } = await client.query(
     `select encode(body, 'hex') as body from net.http_request_queue order by id`,
   );
