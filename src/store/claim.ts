@@ -1,4 +1,4 @@
-import type { QueueRow } from '../core/request.ts';
+import { type QueueRow, requesterOf } from '../core/request.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 import { isUnreadable, refuseUnreadable } from './unreadable.ts';
 
@@ -65,9 +65,10 @@ const claimStatement: Statement = {
 };
 
 /**
- * The same among the requests of the origins `$4` (where `$5`) or of all others: for when an origin has more requests than
- * its share of the slots, see `src/worker/backlogs.ts`. Walks over at most `$6` waiting rows, and says where it stopped: a
- * queue full of one origin's requests must not be read whole in one statement.
+ * The same among the requests of the roles `$4` (where `$5`) or of all others, and of those only to the pairs of role and
+ * origin `$6` (where `$7`) or to all others: for when a role, or what it sends to an origin, has more requests than its share
+ * of the slots, see `src/worker/backlogs.ts`. Walks over at most `$8` waiting rows, and says where it stopped: a queue full of
+ * one role's requests must not be read whole in one statement.
  */
 const claimAmongStatement: Statement = {
   name: 'pgfetch_claim_among',
@@ -83,7 +84,10 @@ const claimAmongStatement: Statement = {
       select q.id
       from net.http_request_queue q
       where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and exists (select from me)
-        and (pg_catalog.split_part(q.url, '/', 3) = any ($4::text[])) = $5
+        and (coalesce(q.set_role, q.login_role, 0) = any ($4::oid[])) = $5
+        and (
+          coalesce(q.set_role, q.login_role, 0)::text || '/' || pg_catalog.split_part(q.url, '/', 3) = any ($6::text[])
+        ) = $7
       order by q.due_at
       limit $2
       for update skip locked
@@ -91,11 +95,11 @@ const claimAmongStatement: Statement = {
     fresh as materialized (
       select taken.id
       from (
-        select w.id, w.url
+        select w.id, w.url, coalesce(w.set_role, w.login_role, 0) as role
         from net.http_request_queue w
         where w.id > $3 and w.due_at is null and w.claimed_by is null and exists (select from me)
         order by w.id
-        limit $6
+        limit $8
       ) walked
       cross join lateral (
         select q.id
@@ -103,7 +107,8 @@ const claimAmongStatement: Statement = {
         where q.id = walked.id and q.due_at is null and q.claimed_by is null
         for update skip locked
       ) taken
-      where (pg_catalog.split_part(walked.url, '/', 3) = any ($4::text[])) = $5
+      where (walked.role = any ($4::oid[])) = $5
+        and (walked.role::text || '/' || pg_catalog.split_part(walked.url, '/', 3) = any ($6::text[])) = $7
       order by walked.id
       limit $2 - (select pg_catalog.count(*) from due)
     ),
@@ -133,7 +138,7 @@ const claimAmongStatement: Statement = {
         from net.http_request_queue w
         where w.id > $3 and w.due_at is null and w.claimed_by is null
         order by w.id
-        offset $6 - 1
+        offset $8 - 1
         limit 1
       ) end as walked_up_to
     from me
@@ -167,10 +172,19 @@ export type Claimed = {
   readonly upToId: bigint | null;
 };
 
-/** Which requests are asked for: those of the given origins, or all but those. */
-export type Among = { readonly origins: readonly string[]; readonly included: boolean };
+/** A part of the queue: what a role sends to one origin (undefined: to all of them). By its OID; see {@link roleOf}. */
+export type Part = { readonly role: number; readonly origin: string | undefined };
 
-/** How many waiting rows a claim among origins walks over at most: about a millisecond. */
+/** Which requests are asked for: those of the given roles, or of all others; and of those the given pairs, or all others. */
+export type Among = {
+  readonly roles: readonly number[];
+  readonly rolesIncluded: boolean;
+  /** As {@link pairOf} writes them. */
+  readonly pairs: readonly string[];
+  readonly pairsIncluded: boolean;
+};
+
+/** How many waiting rows a claim among some of the requests walks over at most: about a millisecond. */
 const walkRowsMax = 2_000;
 
 /**
@@ -209,8 +223,10 @@ async function claimOnce(
           workerId,
           rowsMax,
           afterId,
-          among.origins,
-          among.included,
+          among.roles,
+          among.rolesIncluded,
+          among.pairs,
+          among.pairsIncluded,
           walkRowsMax,
         ]);
   if (answer.length === 0) {
@@ -236,7 +252,17 @@ async function claimOnce(
   return { rows, upToId: rows.length === rowsMax ? highestFreshId : (answer[0]?.walked_up_to ?? null) };
 }
 
-/** The host and port of a request's URL as they are written there: what shares the slots. As `split_part(url, '/', 3)` has it. */
+/** Whose request it is, by OID; 0, which is no role's, where it was inserted by hand. As the claim has it. */
+export function roleOf(row: QueueRow): number {
+  return requesterOf(row) ?? 0;
+}
+
+/** A role and an origin as the claim compares them. */
+export function pairOf(role: number, origin: string): string {
+  return `${role}/${origin}`;
+}
+
+/** The host and port of a request's URL as they are written there. As `split_part(url, '/', 3)` has it. */
 export function originOf(url: string): string {
   const scheme = url.indexOf('/');
   const begin = scheme < 0 ? -1 : url.indexOf('/', scheme + 1);

@@ -1,7 +1,14 @@
+import { type Among, type Part, pairOf } from '../store/claim.ts';
 import type { Flights } from './flights.ts';
 
-/** A look into one origin's backlog. */
-export type BacklogLook = { readonly origin: string; readonly afterId: bigint; readonly wanted: number };
+/** A look into one backlog. */
+export type BacklogLook = {
+  readonly part: Part;
+  /** Whose requests are its to take. */
+  readonly among: Among;
+  readonly afterId: bigint;
+  readonly wanted: number;
+};
 
 type Backlog = {
   /** Up to here its requests have been taken. */
@@ -11,63 +18,100 @@ type Backlog = {
 };
 
 /**
- * The origins that have more requests waiting than their share of the slots has room for. The passes and sweeps through the
- * queue go by their requests, so nobody waits behind them; each origin's are taken by looks of their own as it gets room,
- * from the low-water mark at which its backlog began.
+ * The parts of the queue of which more waits than their share of the slots has room for: what a role sends to one origin, or
+ * all that a role sends. The passes and sweeps through the queue go by their requests, so nobody waits behind them; each
+ * part's are taken by looks of its own as it gets room, from the low-water mark at which its backlog began. Looks for a whole
+ * role go by those of its requests that have a backlog of their own.
  */
 export class Backlogs {
-  /** By origin, in the order in which they are to be looked into. */
-  readonly #open = new Map<string, Backlog>();
-  #origins: readonly string[] = [];
+  /** By role and, within it, by origin (undefined: the whole role), in the order in which they are to be looked into. */
+  readonly #open = new Map<number, Map<string | undefined, Backlog>>();
+  /** What the passes ask for; undefined: everything. */
+  #besides: Among | undefined;
 
-  /** The origins that the passes go by. */
-  get origins(): readonly string[] {
-    return this.#origins;
+  /** The requests of whoever has no backlog; undefined where nobody has one. */
+  get besides(): Among | undefined {
+    return this.#besides;
   }
 
-  /** A request of the origin had to be parked while the low-water mark stood at `markId`. */
-  open(origin: string, markId: bigint): void {
-    if (!this.#open.has(origin)) {
-      this.#open.set(origin, { afterId: markId, sweptFrom: undefined });
-      this.#origins = [...this.#open.keys()];
+  /** Requests of that part had to be parked while the low-water mark stood at `markId`. */
+  open({ role, origin }: Part, markId: bigint): void {
+    const ofRole = this.#open.get(role) ?? new Map<string | undefined, Backlog>();
+    if (!ofRole.has(origin)) {
+      // What the passes and sweeps left to the role's backlog is now left to this one.
+      const whole = ofRole.get(undefined);
+      ofRole.set(origin, whole === undefined ? { afterId: markId, sweptFrom: undefined } : { ...whole });
+      this.#open.set(role, ofRole);
+      this.#changed();
     }
   }
 
-  /** A look of a sweep, from `afterId` on, has gone by the requests of all these origins. */
+  #changed(): void {
+    const roles = [...this.#open].filter(([, ofRole]) => ofRole.has(undefined)).map(([role]) => role);
+    const pairs = [...this.#open].flatMap(([role, ofRole]) => pairsOf(role, ofRole));
+    this.#besides = this.#open.size === 0 ? undefined : { roles, rolesIncluded: false, pairs, pairsIncluded: false };
+  }
+
+  /** A look of a sweep, from `afterId` on, has gone by the requests of all of them. */
   swept(afterId: bigint): void {
-    for (const backlog of this.#open.values()) {
-      if (backlog.sweptFrom === undefined || afterId < backlog.sweptFrom) {
-        backlog.sweptFrom = afterId;
+    for (const ofRole of this.#open.values()) {
+      for (const backlog of ofRole.values()) {
+        if (backlog.sweptFrom === undefined || afterId < backlog.sweptFrom) {
+          backlog.sweptFrom = afterId;
+        }
       }
     }
   }
 
-  /** The next backlog of which requests are wanted, in turn; undefined where there is none. */
+  /** The next backlog of which requests are wanted: of each role in turn, and of its backlogs in turn. */
   next(flights: Flights): BacklogLook | undefined {
-    for (const [origin, { afterId }] of this.#open) {
-      const wanted = flights.wantedFor(origin);
-      if (wanted > 0) {
-        return { origin, afterId, wanted };
+    for (const [role, ofRole] of this.#open) {
+      for (const [origin, { afterId }] of ofRole) {
+        const part = { role, origin };
+        const wanted = flights.wantedOf(part);
+        if (wanted > 0) {
+          return { part, among: amongOf(part, ofRole), afterId, wanted };
+        }
       }
     }
     return undefined;
   }
 
   /**
-   * Takes note of a look: it took whatever could be seen of the origin up to `upToId`; null: up to the end of the queue, which
+   * Takes note of a look: it took whatever could be seen of that part up to `upToId`; null: up to the end of the queue, which
    * ends the backlog. What lies beyond the mark `markId` may not all have been visible yet, and is looked at again. Returns
    * from where on a sweep is due, where one has gone by a backlog that has ended.
    */
-  looked(origin: string, upToId: bigint | null, markId: bigint): bigint | undefined {
-    const backlog = this.#open.get(origin);
-    this.#open.delete(origin);
-    if (upToId === null || backlog === undefined) {
-      this.#origins = [...this.#open.keys()];
-      return backlog?.sweptFrom;
+  looked({ role, origin }: Part, upToId: bigint | null, markId: bigint): bigint | undefined {
+    const ofRole = this.#open.get(role);
+    const backlog = ofRole?.get(origin);
+    if (ofRole === undefined || backlog === undefined) {
+      return undefined;
     }
-    const passed = upToId < markId ? upToId : markId;
-    backlog.afterId = passed > backlog.afterId ? passed : backlog.afterId;
-    this.#open.set(origin, backlog);
-    return undefined;
+    ofRole.delete(origin);
+    this.#open.delete(role);
+    if (upToId !== null) {
+      const passed = upToId < markId ? upToId : markId;
+      backlog.afterId = passed > backlog.afterId ? passed : backlog.afterId;
+      ofRole.set(origin, backlog);
+    }
+    if (ofRole.size > 0) {
+      this.#open.set(role, ofRole);
+    }
+    if (upToId !== null) {
+      return undefined;
+    }
+    this.#changed();
+    return backlog.sweptFrom;
   }
+}
+
+function amongOf({ role, origin }: Part, ofRole: ReadonlyMap<string | undefined, Backlog>): Among {
+  return origin === undefined
+    ? { roles: [role], rolesIncluded: true, pairs: pairsOf(role, ofRole), pairsIncluded: false }
+    : { roles: [], rolesIncluded: false, pairs: [pairOf(role, origin)], pairsIncluded: true };
+}
+
+function pairsOf(role: number, ofRole: ReadonlyMap<string | undefined, Backlog>): readonly string[] {
+  return [...ofRole.keys()].filter((origin) => origin !== undefined).map((origin) => pairOf(role, origin));
 }

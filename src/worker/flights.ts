@@ -3,16 +3,12 @@ import type { Standing } from '../core/policy.ts';
 import type { QueueRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Settlement } from '../core/settlement.ts';
-import { originOf } from '../store/claim.ts';
+import type { Part } from '../store/claim.ts';
+import { type Claimed, type Lane, Lanes, type Slots } from './lanes.ts';
 import { carryOut, type Stages } from './pipeline.ts';
 
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
 export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
-
-/** How many requests may be in flight, over all and to one origin. */
-export type Slots = { readonly total: number; readonly perOrigin: number };
-
-type Claimed = { readonly workerId: bigint; readonly row: QueueRow; readonly standing: Standing };
 
 /** A request that is being sent. */
 type Flight = Claimed & {
@@ -22,40 +18,19 @@ type Flight = Claimed & {
   isForsaken: boolean;
 };
 
-/** What goes to one origin. */
-type Lane = {
-  readonly origin: string;
-  inAir: number;
-  /** Claimed and waiting for room, in the order of their claims. */
-  readonly parked: Claimed[];
-  /** How many have landed since the last look for more. */
-  landed: number;
-};
-
 /**
- * An origin may hold so many slots for each that is free. Alone it gets three quarters of all; of n that want everything
- * each gets 3 / (1 + 3n), and as much as a third of that stays free for whoever comes next. (Choudhury and Hahne, "Dynamic
- * queue length thresholds for shared-memory packet switches", 1998.)
- */
-const sharePerFreeSlot = 3;
-
-/**
- * The requests that this worker holds: parked (claimed, waiting for room at their origin), in the air (being sent) and
+ * The requests that this worker holds: parked (claimed, waiting for room in their lane), in the air (being sent) and
  * landed (sent, not yet recorded). They outlive the database session: a lost connection costs no answer that is already
  * here.
  */
 export class Flights {
   /** Called when a request has landed; whoever records them sets it. */
   onLanded: () => void = () => {};
-  /** The limits; whoever has read the settings sets them. */
-  slots: Slots = { total: 1, perOrigin: 1 };
   /** How requests are sent from now on; whoever has read the settings sets it. */
   sendRules: SendRules = defaultSendRules;
   readonly #stages: Stages;
   readonly #inAir = new Bag<Flight>();
-  /** The origins that have anything in the air or parked. */
-  readonly #lanes = new Map<string, Lane>();
-  #parked = 0;
+  readonly #lanes = new Lanes(() => this.freeSlots);
   #landed: Landed[] = [];
   #recording = 0;
   #isAbandoned = false;
@@ -64,9 +39,23 @@ export class Flights {
     this.#stages = stages;
   }
 
+  /** The limits; whoever has read the settings sets them. */
+  get slots(): Slots {
+    return this.#lanes.slots;
+  }
+
+  set slots(slots: Slots) {
+    this.#lanes.slots = slots;
+  }
+
   /** How many requests this worker holds. */
   get held(): number {
-    return this.#parked + this.#slotsTaken;
+    return this.parked + this.#slotsTaken;
+  }
+
+  /** How many of them wait for room. */
+  get parked(): number {
+    return this.#lanes.parked;
   }
 
   /** A request holds its slot until it is recorded. */
@@ -75,13 +64,13 @@ export class Flights {
   }
 
   get freeSlots(): number {
-    return this.slots.total - this.#slotsTaken;
+    return this.#lanes.slots.total - this.#slotsTaken;
   }
 
   /** The ids of all requests that this worker holds. */
   get ids(): readonly bigint[] {
     return [
-      ...[...this.#lanes.values()].flatMap((lane) => lane.parked.map(({ row }) => row.id)),
+      ...this.#lanes.parkedIds,
       ...this.#inAir.items().map(({ row }) => row.id),
       ...this.#landed.map(({ settlement }) => settlement.id),
     ];
@@ -95,65 +84,34 @@ export class Flights {
     return this.#landed.length > 0;
   }
 
+  /** How many more requests of that part of the queue should be claimed now. */
+  wantedOf(part: Part): number {
+    return this.#lanes.wantedOf(part);
+  }
+
+  /** A look for more requests of that part of the queue begins. */
+  looking(part: Part): void {
+    this.#lanes.looking(part);
+  }
+
   /**
-   * How many more requests to the origin should be claimed now: those that can begin at once, and as many as have landed
-   * since the last time, so that they are here when others land. To one that does not answer, that is none.
+   * Takes a claimed request: sends it, or parks it until there is room for it. Returns of what there is too much, where it is
+   * parked.
    */
-  wantedFor(origin: string): number {
-    const lane = this.#lanes.get(origin);
-    if (lane === undefined) {
-      return this.#roomBeside(0);
+  take(row: QueueRow, workerId: bigint, standing: Standing): readonly Part[] {
+    const lane = this.#lanes.of(row);
+    const claimed = { row, workerId, standing };
+    if (!this.#lanes.hasRoom(lane)) {
+      return this.#lanes.park(lane, claimed);
     }
-    const ahead = Math.min(lane.landed, this.slots.total);
-    return lane.parked.length * 2 > ahead ? 0 : this.#roomBeside(lane.inAir) + ahead - lane.parked.length;
+    this.#start(claimed, lane);
+    return [];
   }
 
-  /** A look for more requests to the origin begins. */
-  looking(origin: string): void {
-    const lane = this.#lanes.get(origin);
-    if (lane !== undefined) {
-      lane.landed = 0;
-    }
-  }
-
-  /** Each one that begins takes a free slot away, and with it a part of the share. */
-  #roomBeside(inAir: number): number {
-    const free = this.freeSlots;
-    const share = Math.ceil((sharePerFreeSlot * free - inAir) / (sharePerFreeSlot + 1));
-    return Math.min(free, this.slots.perOrigin - inAir, Math.max(share, inAir === 0 ? 1 : 0));
-  }
-
-  /** Takes a claimed request: sends it, or parks it until its origin has room. Returns the origin of one that is parked. */
-  take(row: QueueRow, workerId: bigint, standing: Standing): string | undefined {
-    const origin = originOf(row.url);
-    let lane = this.#lanes.get(origin);
-    if (lane === undefined) {
-      lane = { origin, inAir: 0, parked: [], landed: 0 };
-      this.#lanes.set(origin, lane);
-    }
-    if (lane.parked.length === 0 && this.#roomBeside(lane.inAir) > 0) {
-      this.#start({ row, workerId, standing }, lane);
-      return undefined;
-    }
-    lane.parked.push({ workerId, row, standing });
-    this.#parked += 1;
-    return origin;
-  }
-
-  /** Slots have come free: sends what is parked, one of each origin in turn. */
+  /** Slots have come free: sends what is parked. */
   #startParked(): void {
-    let started = this.#parked > 0;
-    while (started) {
-      started = false;
-      for (const lane of this.#lanes.values()) {
-        const [first] = lane.parked;
-        if (first !== undefined && this.#roomBeside(lane.inAir) > 0) {
-          lane.parked.shift();
-          this.#parked -= 1;
-          this.#start(first, lane);
-          started = true;
-        }
-      }
+    for (let next = this.#lanes.unparkNext(); next !== undefined; next = this.#lanes.unparkNext()) {
+      this.#start(next.claimed, next.lane);
     }
   }
 
@@ -162,11 +120,10 @@ export class Flights {
     const { row, workerId, standing } = claimed;
     const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false };
     flight.place = this.#inAir.add(flight);
-    lane.inAir += 1;
+    this.#lanes.enter(lane);
     void carryOut(row, standing, this.#stages, this.sendRules).then((settlement) => {
       if (!flight.isForsaken) {
-        lane.landed += 1;
-        this.#leave(flight);
+        this.#leave(flight, true);
         this.#landed.push({ workerId, settlement });
         this.onLanded();
       } else {
@@ -175,41 +132,24 @@ export class Flights {
     });
   }
 
-  #leave({ place, lane }: Flight): void {
+  #leave({ place, lane }: Flight, hasLanded: boolean): void {
     this.#inAir.remove(place);
-    lane.inAir -= 1;
-    if (lane.inAir === 0 && lane.parked.length === 0) {
-      this.#lanes.delete(lane.origin);
-    }
+    this.#lanes.leave(lane, hasLanded);
   }
 
   #forsake(flight: Flight): void {
     flight.isForsaken = true;
-    this.#leave(flight);
+    this.#leave(flight, false);
   }
 
-  /** The origins for which requests are parked. */
-  get parkedOrigins(): readonly string[] {
-    return [...this.#lanes.values()].filter((lane) => lane.parked.length > 0).map((lane) => lane.origin);
+  /** The parts of the queue of which requests are parked. */
+  get parkedParts(): readonly Part[] {
+    return this.#lanes.parts;
   }
 
   /** Takes the parked requests back out; returns their ids, to be released. */
   unpark(): readonly bigint[] {
-    return this.#unparkWhere(() => true);
-  }
-
-  #unparkWhere(condition: (parked: Claimed) => boolean): readonly bigint[] {
-    const ids: bigint[] = [];
-    for (const lane of this.#lanes.values()) {
-      const kept = lane.parked.filter((parked) => !condition(parked));
-      ids.push(...lane.parked.filter(condition).map((parked) => parked.row.id));
-      lane.parked.splice(0, lane.parked.length, ...kept);
-      if (lane.inAir === 0 && kept.length === 0) {
-        this.#lanes.delete(lane.origin);
-      }
-    }
-    this.#parked -= ids.length;
-    return ids;
+    return this.#lanes.unparkWhere(() => true).map(({ row }) => row.id);
   }
 
   /**
@@ -269,7 +209,7 @@ export class Flights {
 
   /** Drops everything that was claimed under another registration: those requests have been given to others. */
   dropAllBut(workerId: bigint): number {
-    let dropped = this.#unparkWhere((parked) => parked.workerId !== workerId).length;
+    let dropped = this.#lanes.unparkWhere((parked) => parked.workerId !== workerId).length;
     for (const flight of this.#inAir.items()) {
       if (flight.workerId !== workerId) {
         this.#forsake(flight);

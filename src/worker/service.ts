@@ -104,8 +104,8 @@ export class Service {
     const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.sendRules = sendRules;
-    for (const origin of context.flights.parkedOrigins) {
-      this.#backlogs.open(origin, 0n);
+    for (const part of context.flights.parkedParts) {
+      this.#backlogs.open(part, 0n);
     }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
     this.#recorder = new Recorder({
@@ -214,7 +214,7 @@ export class Service {
     return !orders.stopping && (drainIsDue || this.#lookout.isDue(now));
   }
 
-  /** One look of a pass: claims what there are slots for, of all origins that keep within their shares. */
+  /** One look of a pass: claims what there are slots for, of all who keep within their shares. */
   async #look(): Promise<void> {
     const { db, flights, settings, workerId, now, orders, onDrained } = this.#c;
     const drains = orders.drains;
@@ -225,9 +225,8 @@ export class Service {
     }
     const stretch = this.#lookout.beforeLook(now());
     const slots = Math.min(flights.freeSlots, settings.batchSize);
-    const { origins } = this.#backlogs;
-    const others = origins.length === 0 ? undefined : { origins, included: false };
-    const claimed = await claim(db, workerId, slots, stretch.afterId, others);
+    const beside = this.#backlogs.besides;
+    const claimed = await claim(db, workerId, slots, stretch.afterId, beside);
     if (claimed === null) {
       this.#doubtLease();
       return;
@@ -236,25 +235,25 @@ export class Service {
       this.#backlogs.swept(stretch.afterId);
     }
     await this.#take(claimed);
-    await this.#lookout.afterLook(stretch, slots, claimed, now(), origins.length > 0);
-    if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && origins.length === 0) {
+    await this.#lookout.afterLook(stretch, slots, claimed, now(), beside !== undefined);
+    if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && beside === undefined) {
       this.#drainsTold = drains;
       this.#sweepsForDrain = false;
       onDrained();
     }
   }
 
-  async #lookIntoBacklog({ origin, afterId, wanted }: BacklogLook): Promise<void> {
+  async #lookIntoBacklog({ part, among, afterId, wanted }: BacklogLook): Promise<void> {
     const { db, flights, settings, workerId, now } = this.#c;
     const rows = Math.min(wanted, settings.batchSize);
-    flights.looking(origin);
-    const claimed = await claim(db, workerId, rows, afterId, { origins: [origin], included: true });
+    flights.looking(part);
+    const claimed = await claim(db, workerId, rows, afterId, among);
     if (claimed === null) {
       this.#doubtLease();
       return;
     }
     await this.#take(claimed);
-    const sweepFrom = this.#backlogs.looked(origin, claimed.upToId, this.#lookout.markId);
+    const sweepFrom = this.#backlogs.looked(part, claimed.upToId, this.#lookout.markId);
     if (sweepFrom !== undefined) {
       this.#lookout.sweep(sweepFrom);
     }
@@ -265,9 +264,8 @@ export class Service {
     const { flights, workerId, standings, now } = this.#c;
     await standings.learn(claimed.rows);
     for (const row of claimed.rows) {
-      const origin = flights.take(row, workerId, standings.of(row));
-      if (origin !== undefined) {
-        this.#backlogs.open(origin, this.#lookout.markId);
+      for (const part of flights.take(row, workerId, standings.of(row))) {
+        this.#backlogs.open(part, this.#lookout.markId);
       }
     }
     if (claimed.rows.length > 0) {

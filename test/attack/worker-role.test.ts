@@ -89,7 +89,12 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   must((await nextDueMs(db)) !== null, 'nothing was given back');
   must((await claim(db, id, 1, 0n))?.rows.length === 1, 'what was given back is not claimed');
   must((await reclaimLost(db, id, [])) === 1, 'what was lost is not free');
-  const among = await claim(db, id, 2, 0n, { origins: ['h'], included: true });
+  const among = await claim(db, id, 2, 0n, {
+    roles: [0],
+    rolesIncluded: true,
+    pairs: [],
+    pairsIncluded: false,
+  });
   const others = await claim(db, id, 10, 0n);
   const rows = [...(among?.rows ?? []), ...(others?.rows ?? [])];
   must(rows.length === 6, `${rows.length} of 6 are claimed`);

@@ -1,10 +1,18 @@
 import { describe, expect, test } from 'vitest';
-import { backends } from './backends.ts';
+import { backends, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 /** Enqueues so many requests in one transaction. */
 const enqueue = (url: string, count: number): string =>
   `select net.http_get('${url}' || n, timeout_milliseconds := 60000) from generate_series(1, ${count}) n`;
+
+/** Runs it as another role than the one that floods. */
+async function asRole(stage: Stage, statement: string): Promise<void> {
+  await stage.sql.query(`create role fairness_other; set role fairness_other`);
+  await stage.sql.query(statement);
+  // What it has enqueued is sent all the same.
+  await stage.sql.query('reset role; drop role fairness_other');
+}
 
 describe.each(backends)('$name', (backend) => {
   test('a host that does not answer takes three quarters of the slots and holds no other up', async () => {
@@ -33,6 +41,55 @@ describe.each(backends)('$name', (backend) => {
     await stage.sql.query(enqueue(`${stage.echoUrl}/get?n=`, 50));
     await stage.responses(50);
     expect(dead.map((gate) => gate.waitingMost()).reduce((sum, most) => sum + most)).toBeLessThan(200);
+    await stage.sql.query(`delete from net.http_request_queue where claimed_by is null`);
+  });
+
+  test('one role’s flood of a host holds up no other role’s requests to it', async () => {
+    const stage = await backend.open();
+    const gate = await startGate(({ url }) => url?.startsWith('/quick') === true);
+    await stage.sql.query(enqueue(`${gate.url}/`, 2_000));
+    await stage.until(() => gate.waiting() === 150, 'its share of the slots is taken');
+    await asRole(stage, enqueue(`${gate.url}/quick/`, 20));
+    await stage.responses(20);
+    expect(gate.waitingMost()).toBe(150);
+    expect(await stage.count('net.http_request_queue')).toBe(2_000);
+    await stage.sql.query(`delete from net.http_request_queue where claimed_by is null`);
+  });
+
+  test('nor does one to more hosts than there are slots', async () => {
+    const stage = await backend.open();
+    const gate = await startGate();
+    // User information makes them as many origins.
+    await stage.sql.query(
+      `select net.http_get(replace('${gate.url}/', '//', '//' || n || '@'), timeout_milliseconds := 60000)
+       from generate_series(1, 2000) n`,
+    );
+    await stage.until(() => gate.waiting() === 187, 'its share of the slots is taken');
+    await asRole(stage, enqueue(`${stage.echoUrl}/get?n=`, 20));
+    await stage.responses(20);
+    expect(gate.waitingMost()).toBe(187);
+    expect(await stage.count('net.http_request_queue')).toBe(2_000);
+    // Those that wait for room do not add up while it goes on.
+    expect(await stage.count('net.http_request_queue where claimed_by is not null')).toBeLessThan(187 + 200);
+    await stage.sql.query(`delete from net.http_request_queue where claimed_by is null`);
+  });
+
+  test('of what pg_net.concurrency_per_origin leaves each role has its turns', async () => {
+    const stage = await backend.open({ worker: false });
+    await stage.sql.query(`alter role current_user set pg_net.concurrency_per_origin = 2`);
+    await stage.startWorker();
+    const gate = await startGate();
+    await stage.sql.query(enqueue(`${gate.url}/`, 500));
+    await stage.until(() => gate.waiting() === 2, 'its slots are taken');
+    await asRole(stage, enqueue(`${gate.url}/other/`, 5));
+    const others = 'net.http_request_queue where set_role is not null';
+    for (let answered = 0; (await stage.count(others)) > 0; answered += 1) {
+      expect(answered).toBeLessThan(100);
+      await stage.until(() => gate.waiting() === 2, 'its slots are taken');
+      gate.letOneThrough();
+      await stage.responses(answered + 1);
+    }
+    expect(gate.waitingMost()).toBe(2);
     await stage.sql.query(`delete from net.http_request_queue where claimed_by is null`);
   });
 

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { noSecrets } from '../../src/secrets/secrets.ts';
+import { type Among, type Part, pairOf } from '../../src/store/claim.ts';
 import type { Horizon } from '../../src/store/wake.ts';
 import { Backlogs } from '../../src/worker/backlogs.ts';
 import { Flights } from '../../src/worker/flights.ts';
@@ -9,7 +10,7 @@ import { LowWaterMark } from '../../src/worker/low-water.ts';
 /** How many waiting rows a look walks over at most, beside a backlog. */
 const walkRowsMax = 3;
 
-type Request = { readonly id: bigint; readonly origin: string };
+type Request = { readonly id: bigint; readonly role: number; readonly origin: string };
 
 /**
  * A server in miniature: transactions take an id, then request ids; commits make rows visible; looks claim them in order, and
@@ -29,11 +30,11 @@ class Model {
     this.#nextXid += 1n;
   }
 
-  enqueue(pick: number, origin = 'a'): void {
+  enqueue(pick: number, role = 1, origin = 'a'): void {
     const requests = [...this.running.values()][pick % Math.max(this.running.size, 1)];
     if (requests !== undefined) {
       this.#lastId += 1n;
-      requests.push({ id: this.#lastId, origin });
+      requests.push({ id: this.#lastId, role, origin });
     }
   }
 
@@ -61,63 +62,77 @@ class Model {
     return seen;
   }
 
-  /** A look of a pass; `asks` whether it asks where the transactions stand, `parks` the origins that it finds too much of. */
-  look(limit: number, nowMs: number, { asks = true, parks = [] as readonly string[] } = {}): void {
+  /** A look of a pass; `asks` whether it asks where the transactions stand, `parks` the parts that it finds too much of. */
+  look(limit: number, nowMs: number, { asks = true, parks = [] as readonly Part[] } = {}): void {
     const stretch = this.mark.next();
     const seen = asks ? this.#horizon() : undefined;
-    const { origins } = this.backlogs;
-    const { taken, upToId } = this.#claim(stretch.afterId, limit, (origin) => !origins.includes(origin));
+    const { taken, upToId } = this.#claim(stretch.afterId, limit, this.backlogs.besides);
     if (stretch.kind === 'sweep') this.backlogs.swept(stretch.afterId);
-    for (const { origin } of taken) {
-      if (parks.includes(origin)) this.backlogs.open(origin, this.mark.id);
-    }
+    this.#park(taken, parks);
     if (seen !== undefined) this.mark.observe(seen, stretch, nowMs);
     this.mark.looked(stretch, upToId);
   }
 
-  lookIntoBacklog(flights: Flights): void {
+  lookIntoBacklog(flights: Flights, parks: readonly Part[] = []): void {
     const look = this.backlogs.next(flights);
     if (look !== undefined) {
-      const { upToId } = this.#claim(look.afterId, look.wanted, (origin) => origin === look.origin);
-      const sweepFrom = this.backlogs.looked(look.origin, upToId, this.mark.id);
+      const { taken, upToId } = this.#claim(look.afterId, look.wanted, look.among);
+      this.#park(taken, parks);
+      const sweepFrom = this.backlogs.looked(look.part, upToId, this.mark.id);
       if (sweepFrom !== undefined) this.mark.sweep(sweepFrom);
     }
   }
 
-  #claim(
-    afterId: bigint,
-    limit: number,
-    includes: (origin: string) => boolean,
-  ): { taken: Request[]; upToId: bigint | null } {
+  #park(taken: readonly Request[], parks: readonly Part[]): void {
+    for (const { role, origin } of taken) {
+      for (const part of parks) {
+        if (part.role === role && (part.origin ?? origin) === origin) this.backlogs.open(part, this.mark.id);
+      }
+    }
+  }
+
+  #claim(afterId: bigint, limit: number, among: Among | undefined): { taken: Request[]; upToId: bigint | null } {
     const waiting = this.visible.filter(({ id }) => id > afterId).sort((a, b) => (a.id < b.id ? -1 : 1));
-    const isLimited = this.backlogs.origins.length > 0;
-    const walked = isLimited ? waiting.slice(0, walkRowsMax) : waiting;
-    const taken = walked.filter(({ origin }) => includes(origin)).slice(0, limit);
+    const walked = among !== undefined ? waiting.slice(0, walkRowsMax) : waiting;
+    const taken = walked.filter((request) => isAmong(request, among)).slice(0, limit);
     this.visible = this.visible.filter((request) => !taken.includes(request));
-    const full = isLimited && walked.length === walkRowsMax ? walked.at(-1) : undefined;
+    const full = among !== undefined && walked.length === walkRowsMax ? walked.at(-1) : undefined;
     return { taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
   }
 }
 
-const origin = fc.constantFrom('a', 'b', 'c');
+/** As the claim statement has it. */
+function isAmong({ role, origin }: Request, among: Among | undefined): boolean {
+  return (
+    among === undefined ||
+    (among.roles.includes(role) === among.rolesIncluded &&
+      among.pairs.includes(pairOf(role, origin)) === among.pairsIncluded)
+  );
+}
+
+const parts: readonly Part[] = [1, 2].flatMap((role) => [undefined, 'a', 'b'].map((origin) => ({ role, origin })));
+const parks = fc.subarray([...parts]);
 const step = fc.oneof(
   fc.record({ kind: fc.constant('begin' as const) }),
-  fc.record({ kind: fc.constant('enqueue' as const), pick: fc.nat(20), origin }),
+  fc.record({
+    kind: fc.constant('enqueue' as const),
+    pick: fc.nat(20),
+    role: fc.constantFrom(1, 2),
+    origin: fc.constantFrom('a', 'b'),
+  }),
   fc.record({ kind: fc.constant('end' as const), pick: fc.nat(20), commit: fc.boolean() }),
   fc.record({
     kind: fc.constant('look' as const),
     limit: fc.integer({ min: 1, max: 4 }),
     passMs: fc.nat(1_500),
     asks: fc.boolean(),
-    parks: fc.subarray(['a', 'b', 'c']),
+    parks,
   }),
-  fc.record({ kind: fc.constant('backlog' as const) }),
+  fc.record({ kind: fc.constant('backlog' as const), parks }),
 );
 
-/** Lets every origin have room for two requests. */
-const roomy = Object.assign(new Flights({ furnish: noSecrets.furnish, send: () => new Promise(() => {}) }), {
-  slots: { total: 2, perOrigin: 2 },
-});
+/** There is room for everybody's. */
+const roomy = Object.assign(new Flights({ furnish: noSecrets.furnish, send: () => new Promise(() => {}) }), { slots: { total: 2, perOrigin: 2 } });
 
 describe('the low-water mark', () => {
   test('never leaves a committed request behind, whatever the order of commits and looks', () => {
@@ -127,9 +142,9 @@ describe('the low-water mark', () => {
         let nowMs = 0;
         for (const s of steps) {
           if (s.kind === 'begin') model.begin();
-          else if (s.kind === 'enqueue') model.enqueue(s.pick, s.origin);
+          else if (s.kind === 'enqueue') model.enqueue(s.pick, s.role, s.origin);
           else if (s.kind === 'end') model.end(s.pick, s.commit);
-          else if (s.kind === 'backlog') model.lookIntoBacklog(roomy);
+          else if (s.kind === 'backlog') model.lookIntoBacklog(roomy, s.parks);
           else {
             nowMs += s.passMs;
             model.look(s.limit, nowMs, s);
@@ -145,6 +160,26 @@ describe('the low-water mark', () => {
       }),
       { numRuns: 20_000 },
     );
+  });
+
+  test('what a role’s backlog has not come to yet is left to the backlogs of its origins', () => {
+    const model = new Model();
+    const enqueue = (count: number): void => {
+      model.begin();
+      for (let i = 0; i < count; i++) model.enqueue(0, 1, i % 2 === 0 ? 'a' : 'b');
+      model.end(0, true);
+    };
+    enqueue(20);
+    model.look(1, 0, { parks: [{ role: 1, origin: undefined }] });
+    for (let i = 0; i < 50; i++) model.look(4, 0);
+    expect(model.mark.id).toBe(20n);
+    enqueue(20);
+    model.lookIntoBacklog(roomy, [{ role: 1, origin: 'a' }]);
+    for (let i = 0; i < 100; i++) {
+      model.look(4, 0);
+      model.lookIntoBacklog(roomy);
+    }
+    expect(model.visible).toEqual([]);
   });
 
   test('follows the traffic, so finished requests are not read again', () => {
