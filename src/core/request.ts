@@ -23,6 +23,9 @@ export type QueueRow = {
   readonly signWith: string | null;
 };
 
+/** The same before its body has come: that is too large to come with the claim. */
+export type UnloadedRow = Omit<QueueRow, 'body'> & { readonly body: undefined; readonly bodyBytes: number };
+
 /** Who asked: the role that was SET, else the login. Null for a row that was inserted by hand. */
 export function requesterOf(row: Pick<QueueRow, 'loginRole' | 'setRole'>): number | null {
   return row.setRole ?? row.loginRole;

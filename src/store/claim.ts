@@ -1,4 +1,4 @@
-import { type QueueRow, requesterOf } from '../core/request.ts';
+import { type QueueRow, requesterOf, type UnloadedRow } from '../core/request.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 import { isUnreadable, refuseUnreadable } from './unreadable.ts';
 
@@ -8,6 +8,8 @@ import { isUnreadable, refuseUnreadable } from './unreadable.ts';
  * Rows that came back (`due_at` set) are found through a small index of their own; the others in the order of their ids,
  * above `$3`, so that the dead row versions of finished requests are not read again, however long some other transaction
  * keeps them from being vacuumed. SKIP LOCKED: several workers share the queue without waiting.
+ * A body above 64 KiB is not told, only its length, for which it need not be read: hundreds of them would not fit into the
+ * worker's memory. See `body.ts`.
  * Ids go from one step to the next in arrays, never in joins: a session keeps its plans, and one that was made for an almost
  * empty queue must not read the whole of a long one.
  *
@@ -58,8 +60,9 @@ const claimStatement: Statement = {
       set claimed_by = alive.id
       from alive
       where q.id = any ((select ids from picked)::bigint[])
-      returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
-        q.sign_with, q.due_at is not null as came_back
+      returning q.id, q.method, q.url, q.headers, case when pg_catalog.octet_length(q.body) <= 65536 then q.body end as body,
+        pg_catalog.octet_length(q.body) as body_bytes, q.timeout_milliseconds, q.login_role, q.set_role, q.sign_with,
+        q.due_at is not null as came_back
     )
     select c.* from me left join claimed c on true`,
 };
@@ -128,8 +131,9 @@ const claimAmongStatement: Statement = {
       set claimed_by = alive.id
       from alive
       where q.id = any ((select ids from picked)::bigint[])
-      returning q.id, q.method, q.url, q.headers, q.body, q.timeout_milliseconds, q.login_role, q.set_role,
-        q.sign_with, q.due_at is not null as came_back
+      returning q.id, q.method, q.url, q.headers, case when pg_catalog.octet_length(q.body) <= 65536 then q.body end as body,
+        pg_catalog.octet_length(q.body) as body_bytes, q.timeout_milliseconds, q.login_role, q.set_role, q.sign_with,
+        q.due_at is not null as came_back
     )
     select
       c.*,
@@ -151,6 +155,7 @@ type ClaimRow = Row & {
   url: string;
   headers: string;
   body: Uint8Array | null;
+  body_bytes: number | null;
   timeout_milliseconds: number;
   login_role: number | null;
   set_role: number | null;
@@ -167,7 +172,7 @@ function isClaimed(row: ClaimRow | NoClaimRow): row is ClaimRow {
 }
 
 export type Claimed = {
-  readonly rows: readonly QueueRow[];
+  readonly rows: readonly (QueueRow | UnloadedRow)[];
   /** Above `afterId` and up to this id, everything that was asked for and could be seen has been taken; null: to the end of the queue. */
   readonly upToId: bigint | null;
 };
@@ -237,23 +242,30 @@ async function claimOnce(
     if (!row.came_back && row.id > highestFreshId) {
       highestFreshId = row.id;
     }
-    return {
-      id: row.id,
-      method: row.method,
-      url: row.url,
-      headersJson: row.headers,
-      body: row.body,
-      timeoutMs: row.timeout_milliseconds,
-      loginRole: row.login_role,
-      setRole: row.set_role,
-      signWith: row.sign_with,
-    };
+    return rowOf(row);
   });
   return { rows, upToId: rows.length === rowsMax ? highestFreshId : (answer[0]?.walked_up_to ?? null) };
 }
 
+function rowOf(row: ClaimRow): QueueRow | UnloadedRow {
+  const request: QueueRow = {
+    id: row.id,
+    method: row.method,
+    url: row.url,
+    headersJson: row.headers,
+    body: row.body,
+    timeoutMs: row.timeout_milliseconds,
+    loginRole: row.login_role,
+    setRole: row.set_role,
+    signWith: row.sign_with,
+  };
+  return row.body === null && row.body_bytes !== null
+    ? { ...request, body: undefined, bodyBytes: row.body_bytes }
+    : request;
+}
+
 /** Whose request it is, by OID; 0, which is no role's, where it was inserted by hand. As the claim has it. */
-export function roleOf(row: QueueRow): number {
+export function roleOf(row: Pick<QueueRow, 'loginRole' | 'setRole'>): number {
   return requesterOf(row) ?? 0;
 }
 

@@ -1,9 +1,11 @@
 import { Bag } from '../core/bag.ts';
 import type { Standing } from '../core/policy.ts';
-import type { QueueRow } from '../core/request.ts';
+import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
-import type { Settlement } from '../core/settlement.ts';
+import { type Settlement, settlementOf } from '../core/settlement.ts';
+import type { Session } from '../postgres/database.ts';
 import type { Part } from '../store/claim.ts';
+import { Bodies } from './bodies.ts';
 import { type Claimed, type Lane, Lanes, type Slots } from './lanes.ts';
 import { carryOut, type Stages } from './pipeline.ts';
 
@@ -16,6 +18,8 @@ type Flight = Claimed & {
   place: number;
   /** Its answer is nobody's any more: it has been given up, or given to others. */
   isForsaken: boolean;
+  /** Ends its waiting for its body, where that did not come with the claim. */
+  readonly waiting: AbortController | undefined;
 };
 
 /**
@@ -29,6 +33,7 @@ export class Flights {
   /** How requests are sent from now on; whoever has read the settings sets it. */
   sendRules: SendRules = defaultSendRules;
   readonly #stages: Stages;
+  readonly #bodies = new Bodies();
   readonly #inAir = new Bag<Flight>();
   readonly #lanes = new Lanes(() => this.freeSlots);
   #landed: Landed[] = [];
@@ -46,6 +51,11 @@ export class Flights {
 
   set slots(slots: Slots) {
     this.#lanes.slots = slots;
+  }
+
+  /** The session over which bodies are loaded; undefined: none, for the moment. */
+  useSession(session: Session | undefined): void {
+    this.#bodies.useSession(session);
   }
 
   /** How many requests this worker holds. */
@@ -98,7 +108,7 @@ export class Flights {
    * Takes a claimed request: sends it, or parks it until there is room for it. Returns of what there is too much, where it is
    * parked.
    */
-  take(row: QueueRow, workerId: bigint, standing: Standing): readonly Part[] {
+  take(row: QueueRow | UnloadedRow, workerId: bigint, standing: Standing): readonly Part[] {
     const lane = this.#lanes.of(row);
     const claimed = { row, workerId, standing };
     if (!this.#lanes.hasRoom(lane)) {
@@ -117,11 +127,21 @@ export class Flights {
 
   /** Sends a request. A slow one holds its slot and nothing else. */
   #start(claimed: Claimed, lane: Lane): void {
-    const { row, workerId, standing } = claimed;
-    const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false };
+    const { row, standing } = claimed;
+    if (row.body !== undefined) {
+      this.#follow(claimed, lane, carryOut(row, standing, this.#stages, this.sendRules), undefined);
+    } else {
+      const waiting = new AbortController();
+      this.#follow(claimed, lane, this.#carryOutLarge(row, claimed, waiting.signal), waiting);
+    }
+  }
+
+  #follow(claimed: Claimed, lane: Lane, settled: Promise<Settlement>, waiting: AbortController | undefined): void {
+    const { workerId } = claimed;
+    const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false, waiting };
     flight.place = this.#inAir.add(flight);
     this.#lanes.enter(lane);
-    void carryOut(row, standing, this.#stages, this.sendRules).then((settlement) => {
+    void settled.then((settlement) => {
       if (!flight.isForsaken) {
         this.#leave(flight, true);
         this.#landed.push({ workerId, settlement });
@@ -132,6 +152,19 @@ export class Flights {
     });
   }
 
+  /** Of one whose body is still in the queue. Its deadline counts from the sending. */
+  async #carryOutLarge(row: UnloadedRow, { workerId, standing }: Claimed, signal: AbortSignal): Promise<Settlement> {
+    const loan = await this.#bodies.borrow(row, workerId, signal);
+    if (loan.kind === 'failure') {
+      return settlementOf({ ...row, body: null }, loan);
+    }
+    try {
+      return await carryOut({ ...row, body: loan.body }, standing, this.#stages, this.sendRules);
+    } finally {
+      loan.release();
+    }
+  }
+
   #leave({ place, lane }: Flight, hasLanded: boolean): void {
     this.#inAir.remove(place);
     this.#lanes.leave(lane, hasLanded);
@@ -139,6 +172,7 @@ export class Flights {
 
   #forsake(flight: Flight): void {
     flight.isForsaken = true;
+    flight.waiting?.abort();
     this.#leave(flight, false);
   }
 

@@ -1,12 +1,16 @@
 import type { Standing } from '../core/policy.ts';
-import type { QueueRow } from '../core/request.ts';
+import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { originOf, type Part, roleOf } from '../store/claim.ts';
 
 /** How many requests may be in flight, over all and to one origin. */
 export type Slots = { readonly total: number; readonly perOrigin: number };
 
 /** A request that this worker has claimed, under which registration, and what concerns who asked. */
-export type Claimed = { readonly workerId: bigint; readonly row: QueueRow; readonly standing: Standing };
+export type Claimed = {
+  readonly workerId: bigint;
+  readonly row: QueueRow | UnloadedRow;
+  readonly standing: Standing;
+};
 
 /** How many requests of one role, or one lane, hold a slot or have held one. */
 type Traffic = {
@@ -80,7 +84,7 @@ export class Lanes {
   }
 
   /** The lane of a request that begins or is parked now. */
-  of(row: QueueRow): Lane {
+  of(row: Claimed['row']): Lane {
     const id = roleOf(row);
     const origin = originOf(row.url);
     const known = this.#roles.get(id)?.lanes.get(origin);

@@ -104,6 +104,7 @@ export class Service {
     const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.sendRules = sendRules;
+    context.flights.useSession(context.db);
     for (const part of context.flights.parkedParts) {
       this.#backlogs.open(part, 0n);
     }
@@ -409,6 +410,7 @@ export class Service {
   /** Ends recording. To be called when the connection has been closed; resolves when nothing uses it any more. */
   async finish(): Promise<void> {
     this.#isEnded = true;
+    this.#c.flights.useSession(undefined);
     this.#c.signal.raise();
     await this.#recorder.end();
   }

@@ -9,6 +9,9 @@ const knownForMs = 5_000;
 /** More roles than this are not remembered. */
 const rolesMax = 10_000;
 
+/** Of a request, what its standing depends on. */
+type Asking = Pick<QueueRow, 'loginRole' | 'setRole' | 'signWith' | 'headersJson'>;
+
 export type StandingsParts = {
   readonly db: Session;
   /** There are policies: they concern every request. */
@@ -29,7 +32,7 @@ export class Standings {
   }
 
   /** Learns what concerns these requests. To be awaited before they are sent: who asked may have lost a right meanwhile. */
-  async learn(rows: readonly QueueRow[]): Promise<void> {
+  async learn(rows: readonly Asking[]): Promise<void> {
     const { db, roleNames } = this.#parts;
     const nowMs = this.#parts.now();
     if (this.#known.size > rolesMax) this.#known.clear();
@@ -45,14 +48,14 @@ export class Standings {
   }
 
   /** What concerns this request, as it was {@link learn}ed. */
-  of(row: QueueRow): Standing {
+  of(row: Asking): Standing {
     if (!this.#matters(row)) return unbound;
     const known = this.#known.get(requesterOf(row));
     if (known === undefined) throw new Error('the standing of a request was not learned');
     return known.standing;
   }
 
-  #matters(row: QueueRow): boolean {
+  #matters(row: Asking): boolean {
     return this.#parts.hasPolicies || mayUseSecrets(row);
   }
 }

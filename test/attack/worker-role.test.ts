@@ -4,6 +4,7 @@ import { noTimings } from '../../src/core/outcome.ts';
 import { settlementOf } from '../../src/core/settlement.ts';
 import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
+import { loadBody } from '../../src/store/body.ts';
 import { claim } from '../../src/store/claim.ts';
 import { expire, nextExpiryMs } from '../../src/store/expire.ts';
 import { inspectInstallation } from '../../src/store/installation.ts';
@@ -99,6 +100,8 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   const rows = [...(among?.rows ?? []), ...(others?.rows ?? [])];
   must(rows.length === 6, `${rows.length} of 6 are claimed`);
 
+  must((await loadBody(db, id, rows[0]?.id ?? 0n, 1)) === 'changed', 'a body is not read');
+
   const reply = {
     kind: 'reply',
     status: 200,
@@ -107,7 +110,7 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     truncated: false,
     timings: noTimings,
   } as const;
-  const [odd, orphan, ...plain] = rows.map((row) => settlementOf(row, reply));
+  const [odd, orphan, ...plain] = rows.map((row) => settlementOf({ ...row, body: null }, reply));
   must((await settle(db, id, plain)).recorded.length === 4, 'answers are not recorded');
   must(odd !== undefined && orphan !== undefined, 'there is nothing more to record');
   // Refused as it is: taken apart, looked at, recorded as best it can be.

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { noTimings, type Outcome } from '../../src/core/outcome.ts';
 import { unbound } from '../../src/core/policy.ts';
 import type { QueueRow } from '../../src/core/request.ts';
+import { noSecrets } from '../../src/secrets/secrets.ts';
 import { type Among, originOf, pairOf, roleOf } from '../../src/store/claim.ts';
 import { Backlogs } from '../../src/worker/backlogs.ts';
 import { Flights } from '../../src/worker/flights.ts';
@@ -36,12 +37,13 @@ class Model {
   #isBacklogsTurn = false;
 
   constructor(slots: Slots) {
-    this.flights = new Flights(
-      ({ row }) =>
+    this.flights = new Flights({
+      furnish: noSecrets.furnish,
+      send: ({ row }) =>
         new Promise((resolve) => {
           this.inAir.set(row, () => resolve(answer));
         }),
-    );
+    });
     this.flights.slots = slots;
   }
 
