@@ -37,6 +37,11 @@ const renewLeaseStatement: Statement = {
     returning (select s.last_value from net.worker_restart_seq s) as restarts`,
 };
 
+const restartsStatement: Statement = {
+  name: 'pgfetch_restarts',
+  text: 'select s.last_value as restarts from net.worker_restart_seq s',
+};
+
 /** Without a session of its own a registration lives by its lease (see net._session_lives). */
 const detachStatement: Statement = {
   name: 'pgfetch_detach',
@@ -88,6 +93,12 @@ export async function register(session: Session, options: RegisterOptions): Prom
 export async function renewLease(session: Session, workerId: bigint, leaseMs: number): Promise<bigint | null> {
   const [row] = await session.query<Row & { restarts: bigint }>(renewLeaseStatement, [workerId, leaseMs]);
   return row?.restarts ?? null;
+}
+
+/** The number of restarts asked for so far. */
+export async function readRestarts(session: Session): Promise<bigint> {
+  const [row] = await session.query<Row & { restarts: bigint }>(restartsStatement);
+  return row?.restarts ?? 0n;
 }
 
 /**

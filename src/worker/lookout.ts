@@ -11,8 +11,15 @@ const wakeWindowMs = 100;
 const slotsForWatch = 4;
 /** How often a look asks where the transactions stand, so that the low-water mark follows the traffic. */
 const horizonEveryMs = 20;
+/**
+ * Any login may notify any channel. After so many looks in a row that found nothing, what calls for them is not believed at
+ * once: they keep this distance from each other.
+ */
+const vainLooksMax = 20;
+const vainLookEveryMs = 5;
 /** How often a busy worker looks into the queue beside a backlog. */
 const besideEveryMs = 5;
+const never = Number.POSITIVE_INFINITY;
 /** Beside a long writer, an owed look is repeated once a second. */
 const owedDelayMsMax = 1_000;
 
@@ -35,7 +42,11 @@ export class Lookout {
   #owedXid: bigint | undefined;
   #owedDelayMs = 1;
   #lookNow = true;
-  #lookAtMs = Number.POSITIVE_INFINITY;
+  /** Somebody has notified since the last look began. */
+  #isWoken = false;
+  /** Looks of passes since something was last found. */
+  #vainLooks = 0;
+  #lookAtMs = never;
   #lastFoundMs = 0;
   #lastLookMs = 0;
   #lastHorizonMs = Number.NEGATIVE_INFINITY;
@@ -66,7 +77,7 @@ export class Lookout {
 
   /** A transaction that enqueued has committed. */
   wake(nowMs: number): void {
-    this.#lookNow = true;
+    this.#isWoken = true;
     this.#wakeTimesMs.push(nowMs);
     if (this.#wakeTimesMs.length > wakesForWatch) {
       this.#wakeTimesMs.shift();
@@ -85,12 +96,13 @@ export class Lookout {
   }
 
   isDue(nowMs: number): boolean {
-    return this.#lookNow || nowMs >= this.#lookAtMs;
+    return nowMs >= this.dueAtMs;
   }
 
   /** When the next look is due without a notification; the past where one is due now. */
   get dueAtMs(): number {
-    return this.#lookNow ? Number.NEGATIVE_INFINITY : this.#lookAtMs;
+    const wokenAtMs = this.#vainLooks < vainLooksMax ? Number.NEGATIVE_INFINITY : this.#lastLookMs + vainLookEveryMs;
+    return this.#lookNow ? Number.NEGATIVE_INFINITY : Math.min(this.#lookAtMs, this.#isWoken ? wokenAtMs : never);
   }
 
   /** Whether it has promised to look, or owes a look. */
@@ -123,6 +135,7 @@ export class Lookout {
    */
   beforeLook(nowMs: number): Stretch {
     this.#lookNow = false;
+    this.#isWoken = false;
     this.#lastLookMs = nowMs;
     const stretch = this.#mark.next();
     if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
@@ -142,8 +155,9 @@ export class Lookout {
       this.#mark.observe(seen, stretch, nowMs);
     }
     this.#mark.looked(stretch, claimed.upToId);
+    this.#vainLooks += 1;
     if (claimed.rows.length > 0) {
-      this.#lastFoundMs = nowMs;
+      this.found(nowMs);
     }
     if (!this.#mark.isAtEnd) {
       this.#lookNow = true;
@@ -161,6 +175,7 @@ export class Lookout {
   /** A request was found beside the looks of the passes. */
   found(nowMs: number): void {
     this.#lastFoundMs = nowMs;
+    this.#vainLooks = 0;
   }
 
   /** What is owed is a whole pass that began when every transaction up to X had ended. */
@@ -181,7 +196,10 @@ export class Lookout {
   async #chooseMode(tookAll: boolean, slots: number, nowMs: number): Promise<void> {
     if (!this.#watching) {
       const oldest = this.#wakeTimesMs[0];
-      const isBusy = this.#wakeTimesMs.length >= wakesForWatch && oldest !== undefined && nowMs - oldest < wakeWindowMs;
+      const isBusy =
+        this.#wakeTimesMs.length >= wakesForWatch &&
+        oldest !== undefined &&
+        nowMs - Math.min(oldest, this.#lastFoundMs) < wakeWindowMs;
       if (isBusy || (!tookAll && slots >= slotsForWatch)) {
         this.#watching = true;
         this.#owedXid = undefined;
@@ -198,7 +216,7 @@ export class Lookout {
 
   /** When a promise is to be taken back because no slot came free to keep it with. */
   get blockedAtMs(): number {
-    return this.#watching ? this.#lastLookMs + this.#timing.lingerMs : Number.POSITIVE_INFINITY;
+    return this.#watching ? this.#lastLookMs + this.#timing.lingerMs : never;
   }
 
   /** All slots are taken: whoever cannot look must not promise to, so that a worker with free slots is notified. */
@@ -244,6 +262,6 @@ export class Lookout {
     if (this.#owedXid !== undefined) {
       return this.#owedDelayMs;
     }
-    return this.#listens ? Number.POSITIVE_INFINITY : this.#timing.pollEveryMs;
+    return this.#listens ? never : this.#timing.pollEveryMs;
   }
 }

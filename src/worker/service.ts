@@ -10,6 +10,7 @@ import type { Flights } from './flights.ts';
 import { Lease } from './lease.ts';
 import { Lookout } from './lookout.ts';
 import type { Orders } from './orders.ts';
+import { OtherPromises } from './other-promises.ts';
 import { Recorder } from './recorder.ts';
 import type { Signal } from './signal.ts';
 import type { Standings } from './standings.ts';
@@ -43,8 +44,6 @@ export type ServiceEnd = 'stopped' | 'restart' | 'fenced';
 const expireRowsMax = 200;
 /** Restarts asked for in quicker succession are answered by one: any role may ask for them. */
 const restartEveryMs = 500;
-/** How much later than the end of another's promise we look: its clock and the notification take their time. */
-const promiseSlackMs = 100;
 /** The least time between two rounds of tending: expiring a million responses, traffic goes between the steps. */
 const tendEveryMs = 5;
 
@@ -75,8 +74,7 @@ export class Service {
   #isBacklogsTurn = false;
   /** When to tend though nothing happens: a response expires, a request falls due, a lease of another worker ends. */
   #alarmMs = never;
-  /** When another worker's promise to look ends. */
-  #otherPromiseMs = never;
+  readonly #otherPromises: OtherPromises;
   #expiredUpTo = new Date(0);
   #isFenced = false;
   #isEnded = false;
@@ -109,6 +107,7 @@ export class Service {
       this.#backlogs.open(part, 0n);
     }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
+    this.#otherPromises = new OtherPromises(context.timing.promiseMs);
     this.#recorder = new Recorder({
       db: context.db,
       workerId: context.workerId,
@@ -135,10 +134,10 @@ export class Service {
     this.#c.signal.raise();
   }
 
-  /** A worker has announced a promise to look: if it is another one and dies meanwhile, we must look afterwards. */
+  /** A worker, which may be this one, has announced a promise to look. */
   promiseAnnounced(): void {
     if (!this.#lookout.isOwnAnnouncement()) {
-      this.#otherPromiseMs = this.#c.now() + this.#c.timing.promiseMs + promiseSlackMs;
+      this.#otherPromises.announced(this.#c.now());
       this.#c.signal.raise();
     }
   }
@@ -332,7 +331,7 @@ export class Service {
     // A worker that polls hears of no other's promise: it looks after the others by itself.
     const everyMs = this.#isActive ? timing.reclaimEveryMs : listens ? never : timing.leaseMs / 2;
     const rhythm = this.#lastTendedMs + everyMs;
-    return Math.max(Math.min(this.#alarmMs, this.#otherPromiseMs, rhythm), this.#lastTendedMs + tendEveryMs);
+    return Math.max(Math.min(this.#alarmMs, this.#otherPromises.overAtMs, rhythm), this.#lastTendedMs + tendEveryMs);
   }
 
   get #quietAtMs(): number {
@@ -357,8 +356,8 @@ export class Service {
     // What a dead worker claimed while it was being buried.
     const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);
     // It may have promised to look after we last looked in its stead.
-    if (buried > 0 || now >= this.#otherPromiseMs) {
-      this.#otherPromiseMs = never;
+    if (buried > 0 || now >= this.#otherPromises.overAtMs) {
+      this.#otherPromises.forget();
       await this.#lookout.takeOver();
     }
     if (freed > 0) {

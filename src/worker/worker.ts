@@ -13,6 +13,7 @@ import type { Orders } from './orders.ts';
 import { Pausing } from './pausing.ts';
 import type { Send } from './pipeline.ts';
 import { Problems } from './problems.ts';
+import { RestartNotices } from './restart-notices.ts';
 import { Service } from './service.ts';
 import { Signal } from './signal.ts';
 import { Standings } from './standings.ts';
@@ -263,9 +264,13 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#serviceSignal = signal;
     let service: Service | undefined;
     const orders = new ConnectionOrders(this.#orders, () => void this.#obeyRestart(db, installation.database, orders));
+    const restarts = new RestartNotices(db, () => {
+      orders.restart = true;
+    });
     try {
-      const listens = await this.#listen(db, orders, () => service);
+      const listens = await this.#listen(db, restarts, () => service);
       const registration = await this.#register(db, listens);
+      restarts.obeyed(registration.restartSeen);
       if (registration.isPaused && installation.paused === null) {
         orders.restart = true;
       }
@@ -312,6 +317,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       }
     } finally {
       clearTimeout(this.#leaveTimer);
+      restarts.close();
       this.#service = undefined;
       this.#serviceSignal = undefined;
       this.#db = undefined;
@@ -372,13 +378,11 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#raise();
   }
 
-  async #listen(db: Database, orders: Orders, service: () => Service | undefined): Promise<boolean> {
+  async #listen(db: Database, restarts: RestartNotices, service: () => Service | undefined): Promise<boolean> {
     const listens = await db.listen(wakeChannel, () => service()?.wake());
     if (listens) {
       await db.listen(promiseChannel, () => service()?.promiseAnnounced());
-      await db.listen(restartChannel, () => {
-        orders.restart = true;
-      });
+      await db.listen(restartChannel, () => restarts.noticed());
     }
     return listens;
   }

@@ -12,21 +12,14 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-test('net.worker_restart() beside several workers sends nothing twice: what is in flight stays whose it is', async () => {
-  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
-  const sql = new pg.Client(url);
-  await sql.connect();
-  closing.push(() => sql.end());
+/** A server whose answers to `/held` wait until it is told. */
+async function startReceiver(): Promise<{ url: string; seen: string[]; answerAll: () => void }> {
   const held: (() => void)[] = [];
   let isHolding = true;
-  const answerAll = (): void => {
-    isHolding = false;
-    for (const answer of held.splice(0)) answer();
-  };
   const seen: string[] = [];
   const server = createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
     seen.push(request.url ?? '');
-    if (isHolding) held.push(() => response.end());
+    if (isHolding && request.url?.startsWith('/held')) held.push(() => response.end());
     else response.end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -34,7 +27,88 @@ test('net.worker_restart() beside several workers sends nothing twice: what is i
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
   });
-  const target = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    seen,
+    answerAll: () => {
+      isHolding = false;
+      for (const answer of held.splice(0)) answer();
+    },
+  };
+}
+
+async function openSql(url: string): Promise<pg.Client> {
+  const sql = new pg.Client(url);
+  await sql.connect();
+  closing.push(() => sql.end());
+  return sql;
+}
+
+test('a notification alone restarts nothing, whoever sends it', async () => {
+  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
+  const sql = await openSql(url);
+  const { url: target, seen } = await startReceiver();
+  let ready = 0;
+  const worker = createWorker({ connectionString: url, allow: ['loopback'] });
+  closing.push(() => worker.stop());
+  worker.on('ready', () => {
+    ready += 1;
+  });
+  await worker.start();
+  for (let n = 0; n < 100; n++) {
+    await sql.query('notify net_restart');
+    await sql.query('select net.http_get($1)', [`${target}/${n}`]);
+    await until(() => seen.length === n + 1, 'the worker to serve');
+  }
+  expect(ready).toBe(1);
+  await sql.query('select net.worker_restart()');
+  await until(() => ready === 2, 'the restart that was asked for');
+});
+
+test('restarts asked for by many sessions at once lose nothing, send nothing twice, and hold nothing up', async () => {
+  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
+  const sql = await openSql(url);
+  const { url: target, seen, answerAll } = await startReceiver();
+  const other = await startReceiver();
+  let ready = 0;
+  const worker = createWorker({ connectionString: url, allow: ['loopback'] });
+  closing.push(() => {
+    answerAll();
+    return worker.stop();
+  });
+  worker.on('ready', () => {
+    ready += 1;
+  });
+  await worker.start();
+  await sql.query(
+    `select net.http_get($1 || '/held/' || n, timeout_milliseconds := 60000) from generate_series(1, 200) n`,
+    [target],
+  );
+  await until(() => seen.length === 150, 'its share of the slots to be in flight');
+  let isOver = false;
+  const flooding = await Promise.all(Array.from({ length: 8 }, () => openSql(url)));
+  const floods = flooding.map(async (session) => {
+    while (!isOver) await session.query('select net.worker_restart()');
+  });
+  const answers = async (): Promise<number> =>
+    (await sql.query('select count(*)::int as n from net._http_response where status_code = 200')).rows[0].n;
+  for (let n = 1; n <= 10 || ready < 4; n++) {
+    await sql.query('select net.http_get($1)', [`${other.url}/${n}`]);
+    await until(async () => (await answers()) === n, 'the answer to another, while it goes on', 20_000);
+  }
+  isOver = true;
+  await Promise.all(floods);
+  answerAll();
+  await until(async () => (await answers()) === 200 + other.seen.length, 'all answers', 20_000);
+  const sent = [...seen, ...other.seen];
+  expect(new Set(sent).size).toBe(sent.length);
+  expect(seen).toHaveLength(200);
+}, 60_000);
+
+test('net.worker_restart() beside several workers sends nothing twice: what is in flight stays whose it is', async () => {
+  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
+  const sql = await openSql(url);
+  const { url: target, seen, answerAll } = await startReceiver();
   let ready = 0;
   const workers = ['one', 'two', 'three'].map((name) =>
     createWorker({ connectionString: url, allow: ['loopback'], name }),
@@ -49,9 +123,10 @@ test('net.worker_restart() beside several workers sends nothing twice: what is i
     });
     await worker.start();
   }
-  await sql.query(`select net.http_get($1 || '/' || n, timeout_milliseconds := 60000) from generate_series(1, 300) n`, [
-    target,
-  ]);
+  await sql.query(
+    `select net.http_get($1 || '/held/' || n, timeout_milliseconds := 60000) from generate_series(1, 300) n`,
+    [target],
+  );
   await until(() => seen.length >= 100, 'requests in flight');
 
   await sql.query('select net.worker_restart()');
