@@ -137,8 +137,9 @@ export class Flights {
   }
 
   #follow(claimed: Claimed, lane: Lane, settled: Promise<Settlement>, waiting: AbortController | undefined): void {
-    const { workerId } = claimed;
-    const flight: Flight = { ...claimed, lane, place: 0, isForsaken: false, waiting };
+    const { workerId, row, standing } = claimed;
+    // Written out: a spread costs more than all the rest of this.
+    const flight: Flight = { workerId, row, standing, lane, place: 0, isForsaken: false, waiting };
     flight.place = this.#inAir.add(flight);
     this.#lanes.enter(lane);
     void settled.then((settlement) => {
