@@ -1,5 +1,6 @@
 import type { Session } from '../postgres/database.ts';
 import { readRestarts } from '../store/register.ts';
+import type { Orders } from './orders.ts';
 
 /** How often at most it is asked whether a restart was asked for. */
 const askEveryMs = 100;
@@ -10,17 +11,17 @@ const askEveryMs = 100;
  */
 export class RestartNotices {
   readonly #db: Session;
-  readonly #onAsked: () => void;
+  readonly #orders: Pick<Orders, 'restart'>;
   /** How many have been obeyed; undefined: that is not known yet. */
   #obeyed: bigint | undefined;
   #isNoticed = false;
   #isBusy = false;
   #timer: NodeJS.Timeout | undefined;
 
-  /** `onAsked` is called once at most: when there is one that has not been obeyed. */
-  constructor(db: Session, onAsked: () => void) {
+  /** Gives the order to restart when there is one that has not been obeyed. */
+  constructor(db: Session, orders: Pick<Orders, 'restart'>) {
     this.#db = db;
-    this.#onAsked = onAsked;
+    this.#orders = orders;
   }
 
   /** Registered: up to that number they have been obeyed. */
@@ -51,7 +52,7 @@ export class RestartNotices {
     readRestarts(this.#db).then(
       (restarts) => {
         if (restarts > obeyed) {
-          this.#onAsked();
+          this.#orders.restart = true;
         } else {
           this.#timer = setTimeout(() => {
             this.#isBusy = false;

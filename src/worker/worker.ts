@@ -264,9 +264,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#serviceSignal = signal;
     let service: Service | undefined;
     const orders = new ConnectionOrders(this.#orders, () => void this.#obeyRestart(db, installation.database, orders));
-    const restarts = new RestartNotices(db, () => {
-      orders.restart = true;
-    });
+    const restarts = new RestartNotices(db, orders);
     try {
       const listens = await this.#listen(db, restarts, () => service);
       const registration = await this.#register(db, listens);
