@@ -115,6 +115,64 @@ as $$
   )
 $$;
 
+-- Whether a row of net.policy may have this host. Raises, because a check constraint alone says nothing of what to write.
+-- API: private
+create function net._is_policy_host(host text)
+  returns boolean
+  language plpgsql
+  immutable
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if host = '*'
+    or host = net._canonical_host(host)
+    or (
+      host like '*.%'
+      and substr(host, 3) = net._canonical_host(substr(host, 3))
+      and substr(host, 3) collate "C" !~ '^[0-9.]+$|:'
+    )
+  then
+    return true;
+  end if;
+  raise exception 'invalid host in net.policy: "%"', host
+    using errcode    = 'check_violation',
+          schema     = 'net',
+          table      = 'policy',
+          constraint = 'policy_host_is_canonical',
+          detail     = 'It is no host, or not in the one spelling in which hosts are compared.',
+          hint       = 'Give a name (api.example.com), all names below one (*.example.com), one address (10.1.2.3, 2001:db8::1) '
+                       'or * for every host; in lower case, without scheme, port and path, beyond ASCII in Punycode.';
+end
+$$;
+
+-- Likewise for methods.
+-- API: private
+create function net._are_policy_methods(methods text[])
+  returns boolean
+  language plpgsql
+  immutable
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if methods is null
+    or (
+      methods::text collate "C" ~ '^\{[!#$%&''*+.^_`|~0-9A-Z-]+(,[!#$%&''*+.^_`|~0-9A-Z-]+)*\}$'
+      and array_position(methods, null) is null
+    )
+  then
+    return true;
+  end if;
+  raise exception 'invalid methods in net.policy: %', methods
+    using errcode    = 'check_violation',
+          schema     = 'net',
+          table      = 'policy',
+          constraint = 'policy_methods_are_upper_case_tokens',
+          hint       = 'List one method or several, in upper case: ''{GET,POST}''; NULL is every method.';
+end
+$$;
+
 -- A role that no row concerns may send requests anywhere. One that any concerns, only where one of those lets it. Beside the
 -- worker's own rules (which networks it reaches), never instead of them.
 -- API: public
@@ -125,19 +183,8 @@ create table net.policy (
   host    text    not null,
   -- In upper case; null: every method.
   methods text[]  null,
-  constraint policy_host_is_canonical check (
-    host = '*'
-    or coalesce(host = net._canonical_host(host), false)
-    or (
-      host like '*.%'
-      and coalesce(substr(host, 3) = net._canonical_host(substr(host, 3)), false)
-      and substr(host, 3) collate "C" !~ '^[0-9.]+$|:'
-    )
-  ),
-  constraint policy_methods_are_upper_case_tokens check (
-    methods::text collate "C" ~ '^\{[!#$%&''*+.^_`|~0-9A-Z-]+(,[!#$%&''*+.^_`|~0-9A-Z-]+)*\}$'
-    and array_position(methods, null) is null
-  )
+  constraint policy_host_is_canonical check (net._is_policy_host(host)),
+  constraint policy_methods_are_upper_case_tokens check (net._are_policy_methods(methods))
 );
 
 create unique index policy_role_host_key on net.policy ((coalesce(role::oid, 0)), host);

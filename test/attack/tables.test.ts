@@ -190,6 +190,8 @@ const refused: Readonly<Record<string, readonly string[]>> = {
     `select net._check_queue_limit(10)`,
     `select net._check_standing(10, 'GET', 'http://h')`,
     `select net._canonical_host('h')`,
+    `select net._is_policy_host('h')`,
+    `select net._are_policy_methods('{GET}')`,
     `select net._request_body(null, null, 'x', null)`,
     `select net._is_readable('GET', 'http://h', '{}', null)`,
     `select net._checked_request('http://h', '{}', '{}', 1)`,

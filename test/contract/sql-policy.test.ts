@@ -181,14 +181,16 @@ describe.each(backends)('$name', (backend) => {
         host,
       ).rejects.toMatchObject({
         code: '23514',
-        message: expect.stringContaining('policy_host_is_canonical'),
+        message: `invalid host in net.policy: "${host}"`,
+        hint: expect.stringContaining('without scheme, port and path'),
       });
     }
     for (const methods of ['{}', '{get}', '{"GET,POST"}', '{"GET POST"}', '{NULL}', '{GET,NULL}', '{""}', '{{GET}}']) {
       await expect(sql.query(`insert into net.policy values (null, 'm', '${methods}')`), methods).rejects.toMatchObject(
         {
           code: '23514',
-          message: expect.stringContaining('policy_methods_are_upper_case_tokens'),
+          message: `invalid methods in net.policy: ${methods}`,
+          hint: expect.stringContaining('in upper case'),
         },
       );
     }
