@@ -43,7 +43,7 @@ function stackOf(error: Error): string {
 /** What was wrong, and what to do. */
 export function explainError(error: unknown): string {
   if (error instanceof CommanderError) {
-    return `${error.message.replace(/^error: /, '')}\nSee: pgfetch --help`;
+    return `${error.message.replace(/^error: /, '')}\nSee: pgfetch --help, pgfetch <command> --help`;
   }
   if (error instanceof CliError || error instanceof EmbeddedServerError) return error.message;
   if (error instanceof UsageError || error instanceof ConfigError) return error.message;

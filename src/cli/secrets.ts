@@ -37,6 +37,12 @@ export function readSecrets({
 /** Says which declared secrets cannot be used as things are; requests that refer to one fail until they can. */
 export async function logSecretProblems(flags: SecretFlags, log: WorkerLog): Promise<void> {
   const { secrets, secretSource } = readSecrets(flags);
+  if (flags.secretsDir !== undefined && Object.keys(secrets).length === 0) {
+    log.warn(
+      {},
+      '--secrets-dir is given and no --secret: no request may use what is there; say where each may be sent and for whom, such as --secret stripe=api.stripe.com@billing',
+    );
+  }
   for (const { name, problem } of await createSecrets({ bindings: secrets, source: secretSource }).problems()) {
     const { secretsDir } = flags;
     const places = [...(secretsDir === undefined ? [] : [join(secretsDir, name)]), `$${variableOf(name)}`];
@@ -55,7 +61,7 @@ function parted(given: string): { name: string; hosts: readonly string[]; roles:
     // Not quoted: it may hold the value, where it does not belong.
     const [, begun] = /^([a-z][a-z0-9_-]{0,62})=/.exec(given) ?? [];
     throw new UsageError(
-      `--secret${begun === undefined ? '' : ` "${begun}"`} must be NAME=HOSTS@ROLES, such as stripe=api.stripe.com@billing: the hosts that it may be sent to and the roles that may use it, parted by commas; @public for every role. Its value does not belong there, but into a file or a variable (--help).`,
+      `--secret${begun === undefined ? '' : ` "${begun}"`} must be NAME=HOSTS@ROLES, such as stripe=api.stripe.com@billing: the hosts that it may be sent to and the roles that may use it, separated by commas; "public" is every role. Its value does not belong there, but into a file or a variable (--help).`,
     );
   }
   return { name, hosts: hosts.split(','), roles: roles.split(',') };

@@ -103,7 +103,7 @@ database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (
 Requests go through the proxies that $http_proxy and $https_proxy name, but for the hosts in $no_proxy.
 
 Requests may use the secrets that --secret declares: {{secret.stripe}} in a header. The value of stripe is what the file stripe in
---secrets-dir holds, else $PGFETCH_SECRET_STRIPE. @public stands for every role.
+--secrets-dir holds, else $PGFETCH_SECRET_STRIPE. The role "public" is every role.
 
 With --all-databases each -d names a server, by any database of it. SIGHUP makes it look at once which databases there are.
 

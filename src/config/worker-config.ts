@@ -210,8 +210,8 @@ function networks(option: 'allow' | 'deny' | 'only'): z.ZodDefault<z.ZodArray<z.
       if (!(error instanceof RangeError)) throw error;
       context.addIssue(
         option === 'only'
-          ? 'must be a CIDR block (10.0.0.0/8), an address or a host name'
-          : 'must be a CIDR block (10.0.0.0/8), an address, a host name, or one of the words "loopback", "private", "all"',
+          ? 'must be a CIDR block (10.0.0.0/8), an address, a host name or *.example.com, without scheme, port and path'
+          : 'must be a CIDR block (10.0.0.0/8), an address, a host name, or one of the words "loopback", "private", "all"; without scheme, port and path',
       );
     }
   });

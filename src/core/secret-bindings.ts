@@ -36,7 +36,9 @@ export function bindingProblems(given: unknown): readonly string[] {
 function nameProblems(name: string): readonly string[] {
   return secretNamePattern.test(name)
     ? []
-    : ['is no name: it must begin with a lower-case letter, and have at most 63 of a-z, 0-9, "_" and "-"'];
+    : [
+        'cannot be the name of a secret: it must begin with a lower-case letter, and have at most 63 of a-z, 0-9, "_" and "-"',
+      ];
 }
 
 function problemsOf(binding: unknown): readonly string[] {
@@ -63,11 +65,13 @@ function listProblems(
 function hostProblem(host: unknown): string | undefined {
   return typeof host === 'string' && isHostPattern(withoutPlainScheme(host))
     ? undefined
-    : `has the host ${JSON.stringify(host)}: it must be a host name (api.example.com), *.example.com or an IP address, without port and path; "http://" before it allows plain text`;
+    : `has the host ${JSON.stringify(host)}: it must be a host name (api.example.com), *.example.com or an IP address, without port and path; https goes without saying, and "http://" before it allows plain text, too`;
 }
 
 function roleProblem(role: unknown): string | undefined {
-  return typeof role === 'string' && role !== '' ? undefined : 'has a role without a name';
+  if (typeof role !== 'string' || role === '') return 'has a role without a name';
+  // The @ that stands before the roles on the command line, taken for part of the word.
+  return role === `@${everyRole}` ? `has the role "${role}": every role is ${JSON.stringify(everyRole)}` : undefined;
 }
 
 function isRecord(given: unknown): given is Readonly<Record<string, unknown>> {

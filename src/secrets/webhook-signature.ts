@@ -18,7 +18,7 @@ export function signingKeysIn(value: string): readonly SigningKey[] | string {
   const keys = value.split(/ +/).map((text) => ({ text, bytes: bytesOf(text) }));
   return keys.length <= keysMax && keys.every(({ bytes }) => bytes.length >= keyBytesMin && bytes.length <= keyBytesMax)
     ? keys
-    : `it must be whsec_ and the base64 of ${keyBytesMin} to ${keyBytesMax} bytes, or at most ${keysMax} of those, parted by blanks`;
+    : `it must be whsec_ and the base64 of ${keyBytesMin} to ${keyBytesMax} bytes, or at most ${keysMax} of those, separated by blanks`;
 }
 
 function bytesOf(text: string): Uint8Array {

@@ -188,8 +188,8 @@ describe('references', () => {
 });
 
 test.each<[string, unknown, RegExp]>([
-  ['a name in upper case', { Stripe: bindings['stripe'] }, /"Stripe" is no name/],
-  ['a name with a path', { '../x': bindings['stripe'] }, /"\.\.\/x" is no name/],
+  ['a name in upper case', { Stripe: bindings['stripe'] }, /"Stripe" cannot be the name of a secret/],
+  ['a name with a path', { '../x': bindings['stripe'] }, /"\.\.\/x" cannot be the name of a secret/],
   ['no hosts', { a: { hosts: [], roles: ['public'] } }, /"a" must list the hosts/],
   ['no roles', { a: { hosts: ['x.example'] } }, /"a" must list the roles/],
   ['every host', { a: { hosts: ['*'], roles: ['public'] } }, /has the host "\*"/],

@@ -32,6 +32,17 @@ test('pgfetch worker says which declared secrets cannot be used, and serves', as
   expect(stderr).not.toMatch(/a value in|not this one/);
 });
 
+test('pgfetch worker says that values in a directory are of no use without --secret', async () => {
+  const directory = temporaryDirectory('secrets');
+  const worker = await startCli(
+    ['worker', '-d', 'postgres://127.0.0.1:1/x', '--log-format', 'json', '--secrets-dir', directory],
+    {},
+  );
+  await worker.output(/"level":"warn".*--secrets-dir is given and no --secret/);
+  worker.signal('SIGTERM');
+  await worker.ended;
+});
+
 describe('a command line that makes no sense', () => {
   test.each<[readonly string[], RegExp]>([
     [['--secret', 'stripe'], /--secret must be NAME=HOSTS@ROLES/],
@@ -41,13 +52,14 @@ describe('a command line that makes no sense', () => {
     ],
     [['--secret', 'stripe=api.stripe.com@'], /--secret "stripe" must be NAME=HOSTS@ROLES/],
     [['--secret', 'stripe=@billing'], /--secret "stripe" must be NAME=HOSTS@ROLES/],
-    [['--secret', 'Stripe=api.stripe.com@billing'], /--secret "Stripe" is no name/],
+    [['--secret', 'Stripe=api.stripe.com@billing'], /--secret "Stripe" cannot be the name of a secret/],
     [
       ['--secret', 'stripe=https://api.stripe.com@billing'],
       /--secret "stripe" has the host "https:\/\/api\.stripe\.com"/,
     ],
     [['--secret', 'stripe=api.stripe.com,@billing'], /--secret "stripe" has the host ""/],
     [['--secret', 'stripe=api.stripe.com@billing,'], /--secret "stripe" has a role without a name/],
+    [['--secret', 'stripe=api.stripe.com@@public'], /--secret "stripe" has the role "@public": every role is "public"/],
     [[...bound, ...bound], /--secret "stripe" is declared twice/],
     [['--secret', 'a-b=x.example@public', '--secret', 'a_b=x.example@public'], /the same variable, PGFETCH_SECRET_A_B/],
     [[...bound, '--secrets-dir', '/nowhere'], /--secrets-dir: there is no directory "\/nowhere"/],
