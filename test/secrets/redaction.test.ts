@@ -47,6 +47,33 @@ describe('of a body', () => {
     expect(swapped.toString('utf16le')).toBe('x {{secret.stripe}} y');
   });
 
+  test.each([
+    ['PHP, JSON', 'sk+a\\/b=c&d é"'.replace('é', '\\u00e9').replace('"', '\\"')],
+    ['.NET, JSON', 'sk\\u002Ba/b=c\\u0026d \\u00E9\\u0022'],
+    ['Go, JSON', 'sk+a/b=c\\u0026d é\\"'],
+    ['a header taken for Latin-1, JSON in ASCII', 'sk+a/b=c&d \\u00c3\\u00a9\\"'],
+    ['a header taken for Latin-1', 'sk+a/b=c&d Ã©"'],
+    ['Handlebars, HTML', 'sk+a&#x2F;b&#x3D;c&amp;d é&quot;'],
+    ['PHP, HTML', 'sk+a/b=c&amp;d é&quot;'],
+    ['a form', 'sk%2Ba%2Fb%3Dc%26d+%C3%A9%22'],
+    ['a URL in lower case', 'sk%2ba%2fb%3dc%26d%20%c3%a9%22'],
+    ['a path', 'sk+a/b=c&d%20%C3%A9%22'],
+  ])('as it is written by %s', (_by, written) => {
+    const used = [{ name: 'x', value: 'sk+a/b=c&d é"' }];
+    const result = (body: string, parts: Partial<Reply> = {}) => {
+      const outcome = withoutSecrets(reply(body, parts), used, large);
+      if (outcome.kind !== 'reply') throw new Error('not a reply');
+      return outcome;
+    };
+    expect(text(result(`<${written}>`))).toBe('<{{secret.x}}>');
+    const headers = [['X-Echo', Buffer.from(written).toString('latin1')]] as const;
+    expect(result('', { headers }).headers).toEqual([['X-Echo', '{{secret.x}}']]);
+    const bytes = Buffer.from(`<${written}`);
+    for (let length = 1; length < bytes.length; length++) {
+      expect(text(result('', { body: bytes.subarray(0, length), truncated: true })), `of ${length} bytes`).toBe('<');
+    }
+  });
+
   test('an end that begins a secret goes where the body was cut, and stays where it was not', () => {
     const begun = `ok ${value.slice(0, 7)}`;
     expect(redacted(reply(begun, { truncated: true }))).toMatchObject({ body: Buffer.from('ok '), truncated: true });
@@ -60,6 +87,24 @@ describe('of a body', () => {
     ];
     const result = withoutSecrets(reply('abcdefghijkl abcdefghi'), two, large);
     expect(result.kind === 'reply' && text(result)).toBe('{{secret.long}} {{secret.short}}i');
+  });
+
+  test('of secrets that overlap, or of which one holds the other, nothing is left', () => {
+    const said = (body: string, ...values: string[]): string => {
+      const used = values.map((each, index) => ({ name: `n${index}`, value: each }));
+      const result = withoutSecrets(reply(body, { truncated: true }), used, large);
+      return result.kind === 'reply' ? text(result) : '';
+    };
+    expect(said('<abcdefghijkl>', 'abcdefgh', 'efghijkl')).toBe('<{{secret.n0}}>');
+    expect(said('<head-abcdefgh-tail>', 'abcdefgh', 'head-abcdefgh-tail')).toBe('<{{secret.n1}}>');
+    expect(said('<head-abcdefgh-ta', 'abcdefgh', 'head-abcdefgh-tail')).toBe('<');
+    expect(said('<abcdefghij', 'abcdefgh', 'abcdefghijkl')).not.toContain('ij');
+  });
+
+  test('a secret of any length and of any characters is found', () => {
+    const many = { name: 'x', value: 'a/\\"'.repeat(2_000) };
+    const result = withoutSecrets(reply(`<${JSON.stringify(many.value)}>`), [many], large);
+    expect(result.kind === 'reply' && text(result)).toBe('<"{{secret.x}}">');
   });
 
   test('it keeps to the limit though names are longer than values', () => {
@@ -133,9 +178,21 @@ test('of headers, their names, the final URL and errors', () => {
 });
 
 test.each([
-  new URL(`https://api.example.com/?q=${value}`).href,
-  new URL(`https://api.example.com/${encodeURIComponent(value)}/x`).href,
-  `https://api.example.com/?${[...Buffer.from(value)].map((byte) => `%${byte.toString(16).padStart(2, '0')}`).join('')}`,
-])('a URL from which a secret can be read keeps its origin only: %s', (url) => {
-  expect(redacted(reply('', { redirected: { url, hops: 1 } })).redirected?.url).toBe('https://api.example.com/');
+  [new URL(`https://api.example.com/?q=${value}`).href, 'https://api.example.com/?q={{secret.stripe}}'],
+  [`https://api.example.com/${encodeURIComponent(value)}/x`, 'https://api.example.com/{{secret.stripe}}/x'],
+  [`https://api.example.com/?${inPercents(value)}`, 'https://api.example.com/'],
+])('a final URL says no secret: %s', (url, expected) => {
+  expect(redacted(reply('', { redirected: { url, hops: 1 } })).redirected?.url).toBe(expected);
 });
+
+test('a final URL whose host says a secret, which is in lower case there, keeps its scheme only', () => {
+  const used = [{ name: 'x', value: 'AbCdEfGh1' }];
+  for (const rest of ['', `?q=${inPercents('AbCdEfGh1')}`]) {
+    const redirected = { url: new URL(`https://AbCdEfGh1.example.com/${rest}`).href, hops: 1 };
+    expect(withoutSecrets(reply('', { redirected }), used, large).redirected?.url).toBe('https://');
+  }
+});
+
+function inPercents(text: string): string {
+  return [...Buffer.from(text)].map((byte) => `%${byte.toString(16).padStart(2, '0')}`).join('');
+}
