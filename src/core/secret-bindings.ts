@@ -110,7 +110,7 @@ export function bindingDenial(
 
 /** Whether a header Host names the host that the URL does; a front that serves several would otherwise hand a secret to another. */
 export function namesHostOf(hostHeader: string, url: URL | undefined): boolean {
-  const [, host] = /^[ \t]*(\[[^\]]*\]|[^:]*?)(?::\d*)?[ \t]*$/.exec(hostHeader) ?? [];
+  const [, host] = /^(\[[^\]]*\]|[^:]*)(?::\d*)?$/.exec(hostHeader.trim()) ?? [];
   return host !== undefined && url !== undefined && canonicalHost(host) === canonicalHost(url.hostname);
 }
 

@@ -79,6 +79,15 @@ describe('who may use a secret, and where', () => {
     expect(read, 'nothing was asked for its value').toEqual([]);
   });
 
+  test('a header Host of a row by hand, however long, takes no time', async () => {
+    const host = `${' '.repeat(60_000)}a${' '.repeat(60_000)}:x`;
+    const headers = [
+      ['Host', host],
+      ['X', '{{secret.shared}}'],
+    ] as const;
+    expect(await furnish({ headers })).toEqual(denied(/header "Host" that names another host/));
+  });
+
   test('who may not use it does not learn whether there is one', async () => {
     const of = async (name: string): Promise<string> => {
       const result = await furnish({ headers: [['X', `{{secret.${name}}}`]], roles: [] });
