@@ -4,6 +4,7 @@ import type { WorkerOptions } from '../config/worker-config.ts';
 import { secretDirectory } from '../secrets/directory.ts';
 import { createSecrets } from '../secrets/secrets.ts';
 import type { WorkerLog } from '../worker/worker.ts';
+import { list } from './arguments.ts';
 import { UsageError } from './errors.ts';
 
 /** The values of --secret, as often as it was given, and of --secrets-dir. */
@@ -64,5 +65,5 @@ function parted(given: string): { name: string; hosts: readonly string[]; roles:
       `--secret${begun === undefined ? '' : ` "${begun}"`} must be NAME=HOSTS@ROLES, such as stripe=api.stripe.com@billing: the hosts that it may be sent to and the roles that may use it, separated by commas; "public" is every role. Its value does not belong there, but into a file or a variable (--help).`,
     );
   }
-  return { name, hosts: hosts.split(','), roles: roles.split(',') };
+  return { name, hosts: list(hosts), roles: list(roles) };
 }
