@@ -55,17 +55,18 @@ function problemsOf(binding: unknown): readonly string[] {
 function listProblems(
   what: string,
   list: unknown,
-  problemOf: (entry: unknown) => string | undefined,
+  problemOf: (entry: unknown, index: number) => string | undefined,
 ): readonly string[] {
   if (!Array.isArray(list) || list.length === 0) return [`must list the ${what}`];
   if (list.length > entriesMax) return [`must list at most ${entriesMax} ${what}`];
   return list.map(problemOf).filter((problem) => problem !== undefined);
 }
 
-function hostProblem(host: unknown): string | undefined {
+/** It is not quoted: who mistakes the option writes the value of the secret there. */
+function hostProblem(host: unknown, index: number): string | undefined {
   return typeof host === 'string' && isHostPattern(withoutPlainScheme(host))
     ? undefined
-    : `has the host ${JSON.stringify(host)}: it must be a host name (api.example.com), *.example.com or an IP address, without port and path; https goes without saying, and "http://" before it allows plain text, too`;
+    : `has as host ${index + 1} what is none: it must be a host name (api.example.com), *.example.com or an IP address, without port and path; https goes without saying, and "http://" before it allows plain text, too`;
 }
 
 function roleProblem(role: unknown): string | undefined {

@@ -55,9 +55,10 @@ describe('a command line that makes no sense', () => {
     [['--secret', 'Stripe=api.stripe.com@billing'], /--secret "Stripe" cannot be the name of a secret/],
     [
       ['--secret', 'stripe=https://api.stripe.com@billing'],
-      /--secret "stripe" has the host "https:\/\/api\.stripe\.com"/,
+      /--secret "stripe" has as host 1 what is none: it must be a host name .* "http:\/\/" before it/,
     ],
-    [['--secret', 'stripe=api.stripe.com,@billing'], /--secret "stripe" has the host ""/],
+    [['--secret', 'stripe=api.stripe.com,@billing'], /--secret "stripe" has as host 2 what is none/],
+    [['--secret', 'stripe=sk_live_12345678/+=@billing'], /--secret "stripe" has as host 1 what is none/],
     [['--secret', 'stripe=api.stripe.com@billing,'], /--secret "stripe" has a role without a name/],
     [['--secret', 'stripe=api.stripe.com@@public'], /--secret "stripe" has the role "@public": every role is "public"/],
     [[...bound, ...bound], /--secret "stripe" is declared twice/],
