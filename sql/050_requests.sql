@@ -193,6 +193,7 @@ as $$
   select pg_catalog.to_regrole(pg_catalog.quote_ident(session_user))
 $$;
 
+-- The setting keeps the name that the role had when it was SET. If another has that name by now, that one does not ask.
 -- API: private
 create function net._set_role()
   returns oid
@@ -200,7 +201,11 @@ create function net._set_role()
   stable
   parallel safe
 as $$
-  select pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
+  select case
+    when pg_catalog.pg_has_role(
+      session_user, pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none'))), 'MEMBER'
+    ) then pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
+  end
 $$;
 
 -- Of the two, whom net.policy and net.queue_limit are about (src/core/request.ts, requesterOf).
@@ -212,6 +217,37 @@ create function net._requester()
   parallel safe
 as $$
   select coalesce(net._set_role(), net._login_role())
+$$;
+
+-- Raises where it matters who asks (rules of net.policy and net.queue_limit, roles that secrets are bound to) and the login does
+-- not tell: REFRESH MATERIALIZED VIEW, ANALYZE, CREATE INDEX and the like, and autovacuum, run functions of a table's owner as
+-- that owner, whoever's session it is. Who owns a table with such a function would ask as a superuser.
+-- API: private
+create function net._check_login(method text, url text)
+  returns void
+  language plpgsql
+  volatile
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- PostgreSQL tells of such an operation only by what it refuses in one, before it looks for the cursor.
+  begin
+    execute 'close "net._check_login"';
+  exception
+    when invalid_cursor_name then
+      null;
+    when insufficient_privilege then
+      raise exception '% cannot tell for whom the request is within a security-restricted operation',
+          case method when 'GET' then 'net.http_get' when 'POST' then 'net.http_post' else 'net.http_delete' end
+        using errcode = 'insufficient_privilege',
+              detail  = 'A materialized view, an index or maintenance runs this as another role than the login.',
+              hint    = 'Call net.request, which asks as current_user.';
+  end;
+  if not net._is_open() then
+    perform net._check_standing(net._requester(), method, url);
+  end if;
+end
 $$;
 
 -- Whether a worker has promised to look by itself, so that nobody need be notified; NULL where the sequence says nothing. To
@@ -260,8 +296,8 @@ begin
   then
     select r.url, r.headers into url, headers
     from net._checked_request(url, params, headers, timeout_milliseconds) r;
-    if not net._is_open() then
-      perform net._check_standing(net._requester(), 'GET', url);
+    if not net._is_open() or headers::text like '%{{%' then
+      perform net._check_login('GET', url);
     end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
@@ -305,8 +341,8 @@ begin
   then
     select r.url, r.headers into url, headers
     from net._checked_request(url, params, net._json_headers(headers), timeout_milliseconds) r;
-    if not net._is_open() then
-      perform net._check_standing(net._requester(), 'POST', url);
+    if not net._is_open() or headers::text like '%{{%' then
+      perform net._check_login('POST', url);
     end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
@@ -351,8 +387,8 @@ begin
   then
     select r.url, r.headers into url, headers
     from net._checked_request(url, params, headers, timeout_milliseconds) r;
-    if not net._is_open() then
-      perform net._check_standing(net._requester(), 'DELETE', url);
+    if not net._is_open() or headers::text like '%{{%' then
+      perform net._check_login('DELETE', url);
     end if;
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
