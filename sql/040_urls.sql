@@ -15,6 +15,8 @@ as $$
 declare
   encoded   text := string;
   character text;
+  -- There each byte is a character: as it is, like everything else of such a database.
+  target    text := case when getdatabaseencoding() = 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end;
 begin
   if encoded collate "C" !~ '[^A-Za-z0-9._~-]' then
     return encoded;
@@ -26,7 +28,7 @@ begin
     encoded := replace(
       encoded,
       character,
-      regexp_replace(upper(encode(convert_to(character, 'UTF8'), 'hex')), '(..)', '%\1', 'g')
+      regexp_replace(upper(encode(convert_to(character, target), 'hex')), '(..)', '%\1', 'g')
     );
   end loop;
   return encoded;
@@ -74,7 +76,6 @@ begin
   if jsonb_typeof(params) <> 'object' then
     raise exception 'params must be a JSON object, not %', jsonb_typeof(params)
       using errcode = 'invalid_parameter_value',
-            detail  = format('params is %s.', left(params::text, 200)),
             hint    = 'Pass key/value pairs: params := ''{"page": 1, "q": "text"}''::jsonb.';
   end if;
   return net._encode_url_with_params_array(url, array(
@@ -116,7 +117,9 @@ begin
             detail  = format('The scheme is "%s".', split_part(url, ':', 1)),
             hint    = 'Only http:// and https:// URLs can be requested.';
   end if;
-  raise exception 'invalid URL "%"', left(url, 2000)
+  -- Whoever reads the message need not be who gave the URL. Also where credentials or a query stand in it wrongly.
+  raise exception 'invalid URL "%"',
+      left(regexp_replace(regexp_replace(url, '^(https?:/*)?.*@', '\1***@', 'i'), '[?#].*$', '?***'), 2000)
     using errcode = 'invalid_parameter_value',
           detail  = case
                       when octet_length(convert_to(url, 'UTF8')) > 65536

@@ -97,6 +97,22 @@ describe.each(['UTF8', 'LATIN1', 'EUC_JP', 'SQL_ASCII'])('in a database in %s', 
     }
   });
 
+  test('params and forms are percent-encoded in UTF-8', async () => {
+    const { sql } = await open(encoding);
+    // Ordinary in every one of these encodings; in SQL_ASCII it is the bytes that the session gives.
+    const [letter, encoded] = encoding === 'EUC_JP' ? ['漢', '%E6%BC%A2'] : ['ü', '%C3%BC'];
+    const rows = await sql(`
+      begin;
+      select net.http_get('http://h/', jsonb_build_object('${letter}', '~${letter}'));
+      select net.request('POST', 'http://h/', form := jsonb_build_object('${letter}', '~${letter}'));
+      select url, body from net.http_request_queue order by id`);
+    await sql('rollback');
+    expect(rows).toMatchObject([
+      { url: `http://h/?${encoded}=~${encoded}` },
+      { body: Buffer.from(`${encoded}=%7E${encoded}`) },
+    ]);
+  });
+
   test("a request's body is what the database holds, byte by byte", async () => {
     const { sql, drain } = await open(encoding);
     received.length = 0;
