@@ -19,8 +19,8 @@ create trigger close_gate
   for each statement execute function net._close_gate();
 alter table net.queue_limit enable always trigger close_gate;
 
--- What was counted: for whoever enqueues next, so that not everybody has to count. Only appended to, and without a unique
--- key, so that no transaction waits for another; what others have not committed is not seen, and then counted once more.
+-- What was counted: for whoever enqueues next, so that not everybody has to count. Never updated, and without a unique key,
+-- so that no transaction waits for another; what others have not committed is not seen, and then counted once more.
 -- API: private
 create unlogged table net.queue_count (
   role       oid         not null,

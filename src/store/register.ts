@@ -25,7 +25,8 @@ const registerStatement: Statement = {
         backend_start = excluded.backend_start,
         lease_until = excluded.lease_until,
         restart_seen = excluded.restart_seen
-    returning w.id, w.restart_seen, exists (select from net.pause) as is_paused`,
+    returning w.id, w.restart_seen as restarts, exists (select from net.pause) as is_paused,
+      exists (select from net.policy) as has_policies`,
 };
 
 const renewLeaseStatement: Statement = {
@@ -34,12 +35,15 @@ const renewLeaseStatement: Statement = {
     update net.worker w
     set lease_until = pg_catalog.clock_timestamp() + $2 * interval '1 millisecond'
     where w.id = $1
-    returning (select s.last_value from net.worker_restart_seq s) as restarts`,
+    returning (select s.last_value from net.worker_restart_seq s) as restarts, exists (select from net.pause) as is_paused,
+      exists (select from net.policy) as has_policies`,
 };
 
-const restartsStatement: Statement = {
-  name: 'pgfetch_restarts',
-  text: 'select s.last_value as restarts from net.worker_restart_seq s',
+const askedStatement: Statement = {
+  name: 'pgfetch_asked',
+  text: `
+    select s.last_value as restarts, exists (select from net.pause) as is_paused, exists (select from net.policy) as has_policies
+    from net.worker_restart_seq s`,
 };
 
 /** Without a session of its own a registration lives by its lease (see net._session_lives). */
@@ -58,12 +62,23 @@ const deregisterStatement: Statement = {
   text: 'delete from net.worker w where w.id = $1',
 };
 
+/**
+ * What workers are asked to do. Restarts are counted when they are asked for, and heard of at commit: a worker that connects
+ * in between has counted one whose pause or policies it could not see. So those are compared, too.
+ */
+export type Asked = {
+  /** How many restarts have been asked for so far. */
+  readonly restarts: bigint;
+  /** Workers are to stay away. */
+  readonly isPaused: boolean;
+  /** Some roles' requests are bound to hosts. */
+  readonly hasPolicies: boolean;
+};
+
 export type Registration = {
   readonly workerId: bigint;
-  /** The restart request that this registration already obeys. */
-  readonly restartSeen: bigint;
-  /** Workers are to stay away: whoever finds that only now was about to miss the notification of it. */
-  readonly isPaused: boolean;
+  /** Up to these restarts it is obeyed; of a pause or policies that are new, the notification may have been missed. */
+  readonly asked: Asked;
 };
 
 export type RegisterOptions = {
@@ -79,26 +94,35 @@ export type RegisterOptions = {
 
 /** Registers; null where `workerId` was given and is known no more: what it had claimed has been given to others. */
 export async function register(session: Session, options: RegisterOptions): Promise<Registration | null> {
-  const [row] = await session.query<Row & { id: bigint; restart_seen: bigint; is_paused: boolean }>(registerStatement, [
+  const [row] = await session.query<AskedRow & { id: bigint }>(registerStatement, [
     options.workerId,
     options.name,
     options.version,
     options.ownsSession,
     options.leaseMs,
   ]);
-  return row === undefined ? null : { workerId: row.id, restartSeen: row.restart_seen, isPaused: row.is_paused };
+  return row === undefined ? null : { workerId: row.id, asked: askedOf(row) };
 }
 
-/** Extends the lease; returns the number of restarts asked for so far, or null where the registration is gone. */
-export async function renewLease(session: Session, workerId: bigint, leaseMs: number): Promise<bigint | null> {
-  const [row] = await session.query<Row & { restarts: bigint }>(renewLeaseStatement, [workerId, leaseMs]);
-  return row?.restarts ?? null;
+/** Extends the lease; returns what is asked of the workers, or null where the registration is gone. */
+export async function renewLease(session: Session, workerId: bigint, leaseMs: number): Promise<Asked | null> {
+  const [row] = await session.query<AskedRow>(renewLeaseStatement, [workerId, leaseMs]);
+  return row === undefined ? null : askedOf(row);
 }
 
-/** The number of restarts asked for so far. */
-export async function readRestarts(session: Session): Promise<bigint> {
-  const [row] = await session.query<Row & { restarts: bigint }>(restartsStatement);
-  return row?.restarts ?? 0n;
+/** What is asked of the workers now. */
+export async function readAsked(session: Session): Promise<Asked> {
+  const [row] = await session.query<AskedRow>(askedStatement);
+  if (row === undefined) {
+    throw new Error('the statement for what is asked returned no row');
+  }
+  return askedOf(row);
+}
+
+type AskedRow = Row & { restarts: bigint; is_paused: boolean; has_policies: boolean };
+
+function askedOf(row: AskedRow): Asked {
+  return { restarts: row.restarts, isPaused: row.is_paused, hasPolicies: row.has_policies };
 }
 
 /**

@@ -1,13 +1,13 @@
 import type { Session } from '../postgres/database.ts';
-import { renewLease } from '../store/register.ts';
+import { type Asked, renewLease } from '../store/register.ts';
 
 export type LeaseParts = {
   readonly db: Session;
   readonly workerId: bigint;
   /** How long what is claimed stays ours without a sign of life. */
   readonly leaseMs: number;
-  /** After each renewal: how many restarts have been asked for so far; null: the registration is gone. */
-  readonly onRenewed: (restarts: bigint | null) => void;
+  /** After each renewal: what is asked of the workers; null: the registration is gone. */
+  readonly onRenewed: (asked: Asked | null) => void;
   readonly onFailure: (error: unknown) => void;
 };
 

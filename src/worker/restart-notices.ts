@@ -1,32 +1,39 @@
 import type { Session } from '../postgres/database.ts';
-import { readRestarts } from '../store/register.ts';
+import { type Asked, readAsked } from '../store/register.ts';
 import type { Orders } from './orders.ts';
 
 /** How often at most it is asked whether a restart was asked for. */
 const askEveryMs = 100;
 
+/** Whether a worker that obeys `obeyed` has to restart. That a pause has ended it finds by looking. */
+export function hasNewOrder(asked: Asked, obeyed: Asked): boolean {
+  return (
+    asked.restarts > obeyed.restarts || (asked.isPaused && !obeyed.isPaused) || asked.hasPolicies !== obeyed.hasPolicies
+  );
+}
+
 /**
- * Notifications that a restart was asked for. Any login may notify any channel, so they are a hint: what counts is whether
- * the number of restarts asked for has grown (net.worker_restart, net.set_paused). However many come, few questions are asked.
+ * Notifications that a restart was asked for. Any login may notify any channel, so they are a hint: what counts is what is
+ * asked (net.worker_restart, net.set_paused, net.policy). However many come, few questions are asked.
  */
 export class RestartNotices {
   readonly #db: Session;
   readonly #orders: Pick<Orders, 'restart'>;
-  /** How many have been obeyed; undefined: that is not known yet. */
-  #obeyed: bigint | undefined;
+  /** Undefined: that is not known yet. */
+  #obeyed: Asked | undefined;
   #isNoticed = false;
   #isBusy = false;
   #timer: NodeJS.Timeout | undefined;
 
-  /** Gives the order to restart when there is one that has not been obeyed. */
+  /** Gives the order to restart when something is asked that is not obeyed. */
   constructor(db: Session, orders: Pick<Orders, 'restart'>) {
     this.#db = db;
     this.#orders = orders;
   }
 
-  /** Registered: up to that number they have been obeyed. */
-  obeyed(restarts: bigint): void {
-    this.#obeyed = restarts;
+  /** Registered: this is obeyed. */
+  obeyed(asked: Asked): void {
+    this.#obeyed = asked;
     this.#ask();
   }
 
@@ -49,9 +56,9 @@ export class RestartNotices {
     }
     this.#isNoticed = false;
     this.#isBusy = true;
-    readRestarts(this.#db).then(
-      (restarts) => {
-        if (restarts > obeyed) {
+    readAsked(this.#db).then(
+      (asked) => {
+        if (hasNewOrder(asked, obeyed)) {
           this.#orders.restart = true;
         } else {
           this.#timer = setTimeout(() => {

@@ -2,6 +2,7 @@ import type { Database } from '../postgres/database.ts';
 import { type Claimed, claim } from '../store/claim.ts';
 import { expire, nextExpiryMs } from '../store/expire.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
+import type { Asked } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
 import { nextDueMs } from '../store/wake.ts';
@@ -12,6 +13,7 @@ import { Lookout } from './lookout.ts';
 import type { Orders } from './orders.ts';
 import { OtherPromises } from './other-promises.ts';
 import { Recorder } from './recorder.ts';
+import { hasNewOrder } from './restart-notices.ts';
 import type { Signal } from './signal.ts';
 import type { Standings } from './standings.ts';
 import type { Timing } from './timing.ts';
@@ -19,8 +21,8 @@ import type { Timing } from './timing.ts';
 export type ServiceContext = {
   readonly db: Database;
   readonly workerId: bigint;
-  /** The restart request that has been obeyed already. */
-  readonly restartSeen: bigint;
+  /** What is asked of the workers and obeyed already. */
+  readonly obeyed: Asked;
   readonly settings: Settings;
   readonly timing: Timing;
   /** Whether notifications arrive on this connection. */
@@ -90,7 +92,7 @@ export class Service {
         db: context.db,
         workerId: context.workerId,
         leaseMs: context.timing.leaseMs,
-        onRenewed: (restarts) => this.#leaseRenewed(restarts),
+        onRenewed: (asked) => this.#leaseRenewed(asked),
         onFailure: (error) => this.#fail(error),
       },
       now,
@@ -299,12 +301,12 @@ export class Service {
     }
   }
 
-  #leaseRenewed(restarts: bigint | null): void {
-    const { orders, restartSeen, signal } = this.#c;
-    if (restarts === null) {
+  #leaseRenewed(asked: Asked | null): void {
+    const { orders, obeyed, signal } = this.#c;
+    if (asked === null) {
       this.#isFenced = true;
       signal.raise();
-    } else if (restarts > restartSeen) {
+    } else if (hasNewOrder(asked, obeyed)) {
       orders.restart = true;
       signal.raise();
     }

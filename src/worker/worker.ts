@@ -13,7 +13,7 @@ import type { Orders } from './orders.ts';
 import { Pausing } from './pausing.ts';
 import type { Send } from './pipeline.ts';
 import { Problems } from './problems.ts';
-import { RestartNotices } from './restart-notices.ts';
+import { hasNewOrder, RestartNotices } from './restart-notices.ts';
 import { Service } from './service.ts';
 import { Signal } from './signal.ts';
 import { Standings } from './standings.ts';
@@ -268,14 +268,13 @@ export class Worker extends EventEmitter<WorkerEvents> {
     try {
       const listens = await this.#listen(db, restarts, () => service);
       const registration = await this.#register(db, listens);
-      restarts.obeyed(registration.restartSeen);
-      if (registration.isPaused && installation.paused === null) {
-        orders.restart = true;
-      }
+      const obeyed = { restarts: registration.asked.restarts, isPaused: installation.paused !== null, hasPolicies };
+      restarts.obeyed(obeyed);
+      if (hasNewOrder(registration.asked, obeyed)) orders.restart = true;
       service = new Service({
         db,
         workerId: registration.workerId,
-        restartSeen: registration.restartSeen,
+        obeyed,
         settings,
         timing: this.#timing,
         listens,

@@ -139,3 +139,49 @@ test('net.worker_restart() beside several workers sends nothing twice: what is i
   const again = seen.filter((path, i) => seen.indexOf(path) !== i);
   expect(again).toEqual([]);
 });
+
+// Orders are counted at once and given at commit: whoever connects in between has counted one that it cannot have obeyed.
+test('a worker that connects while an order is being given obeys it all the same', async () => {
+  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
+  const sql = await openSql(url);
+  const writer = await openSql(url);
+  const { url: target, seen } = await startReceiver();
+  let ready = 0;
+  const worker = createWorker({ connectionString: url, allow: ['loopback'] });
+  closing.push(() => worker.stop());
+  worker.on('ready', () => {
+    ready += 1;
+  });
+  await worker.start();
+  /** Commits what `order` does when the worker has restarted meanwhile, for another reason. */
+  const givenWhileItConnects = async (order: string): Promise<void> => {
+    const before = ready;
+    await writer.query(`begin; ${order}`);
+    await sql.query('select net.worker_restart()');
+    await until(() => ready > before, 'the restart');
+    await writer.query('commit');
+  };
+  // By hand: past the check that net.http_get makes.
+  const outcome = async (): Promise<string> => {
+    const { rows } = await sql.query(
+      `insert into net.http_request_queue (method, url, headers, timeout_milliseconds) values ('GET', $1, '{}', 5000) returning id`,
+      [target],
+    );
+    await sql.query('select net.wake()');
+    const [row] = await until(async () => {
+      const found = await sql.query('select * from net._http_response where id = $1', [rows[0].id]);
+      return found.rows.length > 0 && found.rows;
+    }, 'the response');
+    return row.error_code ?? String(row.status_code);
+  };
+  expect(await outcome()).toBe('200');
+  await givenWhileItConnects(`insert into net.policy (host) values ('elsewhere.example')`);
+  await until(async () => (await outcome()) === 'denied', 'the rule to be in force');
+  await givenWhileItConnects('delete from net.policy');
+  await until(async () => (await outcome()) === '200', 'the rule to be gone');
+  await givenWhileItConnects('select net.set_paused(true)');
+  await until(async () => (await sql.query('select from net.worker')).rowCount === 0, 'the worker to leave');
+  const sent = seen.length;
+  await sql.query('select net.http_get($1)', [target]);
+  expect(seen).toHaveLength(sent);
+});

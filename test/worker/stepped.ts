@@ -148,7 +148,8 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
   let ahead = 0;
   const service = new Service({
     db: gate.wrap(db),
-    ...registration,
+    workerId: registration.workerId,
+    obeyed: registration.asked,
     settings: { ...defaultSettings, batchSize: 4 },
     timing: {
       ...defaultTiming,
