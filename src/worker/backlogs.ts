@@ -10,11 +10,16 @@ export type BacklogLook = {
   readonly wanted: number;
 };
 
+/** What a look has found: see `Claimed` in `src/store/claim.ts`. */
+type Found = { readonly rows: readonly unknown[]; readonly upToId: bigint | null };
+
 type Backlog = {
   /** Up to here its requests have been taken. */
   afterId: bigint;
   /** From where on sweeps have gone by its requests; undefined: none has. */
   sweptFrom: bigint | undefined;
+  /** Its looks have gone on beyond the mark, which stood here; undefined: they have not. */
+  strayedFrom: bigint | undefined;
 };
 
 /**
@@ -40,7 +45,10 @@ export class Backlogs {
     if (!ofRole.has(origin)) {
       // What the passes and sweeps left to the role's backlog is now left to this one.
       const whole = ofRole.get(undefined);
-      ofRole.set(origin, whole === undefined ? { afterId: markId, sweptFrom: undefined } : { ...whole });
+      ofRole.set(
+        origin,
+        whole === undefined ? { afterId: markId, sweptFrom: undefined, strayedFrom: undefined } : { ...whole },
+      );
       this.#open.set(role, ofRole);
       this.#changed();
     }
@@ -79,10 +87,9 @@ export class Backlogs {
 
   /**
    * Takes note of a look: it took whatever could be seen of that part up to `upToId`; null: up to the end of the queue, which
-   * ends the backlog. What lies beyond the mark `markId` may not all have been visible yet, and is looked at again. Returns
-   * from where on a sweep is due, where one has gone by a backlog that has ended.
+   * ends the backlog. Returns from where on a sweep is due, where one has gone by a backlog that has ended.
    */
-  looked({ role, origin }: Part, upToId: bigint | null, markId: bigint): bigint | undefined {
+  looked({ role, origin }: Part, found: Found, markId: bigint): bigint | undefined {
     const ofRole = this.#open.get(role);
     const backlog = ofRole?.get(origin);
     if (ofRole === undefined || backlog === undefined) {
@@ -90,20 +97,44 @@ export class Backlogs {
     }
     ofRole.delete(origin);
     this.#open.delete(role);
-    if (upToId !== null) {
-      const passed = upToId < markId ? upToId : markId;
-      backlog.afterId = passed > backlog.afterId ? passed : backlog.afterId;
+    const isOver = !goOn(backlog, found, markId);
+    if (!isOver) {
       ofRole.set(origin, backlog);
     }
     if (ofRole.size > 0) {
       this.#open.set(role, ofRole);
     }
-    if (upToId !== null) {
+    if (!isOver) {
       return undefined;
     }
     this.#changed();
     return backlog.sweptFrom;
   }
+}
+
+/**
+ * Says from where on to look next; false: that was all. What lies beyond the mark may not all have been visible yet, and is
+ * looked at again. But a look that found nothing there is not made once more: the mark stands still while no slot is free. The
+ * looks go on beyond it, and come back when it has moved; as long as it has not, the passes see whatever was not visible.
+ */
+function goOn(backlog: Backlog, { rows, upToId }: Found, markId: bigint): boolean {
+  const { afterId, strayedFrom } = backlog;
+  if (strayedFrom !== undefined && markId > strayedFrom) {
+    backlog.afterId = strayedFrom;
+    backlog.strayedFrom = undefined;
+    return true;
+  }
+  if (upToId === null) {
+    return false;
+  }
+  const passed = upToId < markId ? upToId : markId;
+  if (passed > afterId) {
+    backlog.afterId = passed;
+  } else if (rows.length === 0) {
+    backlog.strayedFrom ??= afterId;
+    backlog.afterId = upToId;
+  }
+  return true;
 }
 
 function amongOf({ role, origin }: Part, ofRole: ReadonlyMap<string | undefined, Backlog>): Among {

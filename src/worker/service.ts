@@ -255,11 +255,13 @@ export class Service {
       return;
     }
     await this.#take(claimed);
-    const sweepFrom = this.#backlogs.looked(part, claimed.upToId, this.#lookout.markId);
+    const sweepFrom = this.#backlogs.looked(part, claimed, this.#lookout.markId);
     if (sweepFrom !== undefined) {
       this.#lookout.sweep(sweepFrom);
     }
-    this.#lookout.found(now());
+    if (claimed.rows.length > 0) {
+      this.#lookout.found(now());
+    }
   }
 
   async #take(claimed: Claimed): Promise<void> {

@@ -74,17 +74,17 @@ class Model {
     if (backlog !== undefined && (this.#isBacklogsTurn || !passIsDue)) {
       this.#isBacklogsTurn = false;
       flights.looking(backlog.part);
-      const upToId = this.#claim(backlog.afterId, Math.min(backlog.wanted, batchSize), backlog.among);
-      backlogs.looked(backlog.part, upToId, this.#mark);
+      const found = this.#claim(backlog.afterId, Math.min(backlog.wanted, batchSize), backlog.among);
+      backlogs.looked(backlog.part, found, this.#mark);
     } else if (passIsDue) {
       this.#isBacklogsTurn = true;
-      const upToId = this.#claim(this.#mark, Math.min(flights.freeSlots, batchSize), backlogs.besides);
+      const { upToId } = this.#claim(this.#mark, Math.min(flights.freeSlots, batchSize), backlogs.besides);
       this.#mark = upToId ?? this.#lastId;
     }
     this.parkedMost = Math.max(this.parkedMost, flights.parked);
   }
 
-  #claim(afterId: bigint, limit: number, among: Among | undefined): bigint | null {
+  #claim(afterId: bigint, limit: number, among: Among | undefined): { rows: QueueRow[]; upToId: bigint | null } {
     const waiting = this.#waiting.filter(({ id }) => id > afterId);
     const walked = among !== undefined ? waiting.slice(0, walkRowsMax) : waiting;
     const taken = walked.filter((row) => isAmong(row, among)).slice(0, limit);
@@ -93,7 +93,7 @@ class Model {
     for (const row of taken) {
       for (const part of this.flights.take(row, 1n, unbound)) this.backlogs.open(part, this.#mark);
     }
-    return (taken.length === limit ? taken.at(-1) : full)?.id ?? null;
+    return { rows: taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
   }
 
   /** Those of the requests in the air have their answers, and are recorded. */

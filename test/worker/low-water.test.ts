@@ -66,9 +66,9 @@ class Model {
   look(limit: number, nowMs: number, { asks = true, parks = [] as readonly Part[] } = {}): void {
     const stretch = this.mark.next();
     const seen = asks ? this.#horizon() : undefined;
-    const { taken, upToId } = this.#claim(stretch.afterId, limit, this.backlogs.besides);
+    const { rows, upToId } = this.#claim(stretch.afterId, limit, this.backlogs.besides);
     if (stretch.kind === 'sweep') this.backlogs.swept(stretch.afterId);
-    this.#park(taken, parks);
+    this.#park(rows, parks);
     if (seen !== undefined) this.mark.observe(seen, stretch, nowMs);
     this.mark.looked(stretch, upToId);
   }
@@ -76,9 +76,9 @@ class Model {
   lookIntoBacklog(flights: Flights, parks: readonly Part[] = []): void {
     const look = this.backlogs.next(flights);
     if (look !== undefined) {
-      const { taken, upToId } = this.#claim(look.afterId, look.wanted, look.among);
-      this.#park(taken, parks);
-      const sweepFrom = this.backlogs.looked(look.part, upToId, this.mark.id);
+      const found = this.#claim(look.afterId, look.wanted, look.among);
+      this.#park(found.rows, parks);
+      const sweepFrom = this.backlogs.looked(look.part, found, this.mark.id);
       if (sweepFrom !== undefined) this.mark.sweep(sweepFrom);
     }
   }
@@ -91,13 +91,13 @@ class Model {
     }
   }
 
-  #claim(afterId: bigint, limit: number, among: Among | undefined): { taken: Request[]; upToId: bigint | null } {
+  #claim(afterId: bigint, limit: number, among: Among | undefined): { rows: Request[]; upToId: bigint | null } {
     const waiting = this.visible.filter(({ id }) => id > afterId).sort((a, b) => (a.id < b.id ? -1 : 1));
     const walked = among !== undefined ? waiting.slice(0, walkRowsMax) : waiting;
     const taken = walked.filter((request) => isAmong(request, among)).slice(0, limit);
     this.visible = this.visible.filter((request) => !taken.includes(request));
     const full = among !== undefined && walked.length === walkRowsMax ? walked.at(-1) : undefined;
-    return { taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
+    return { rows: taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
   }
 }
 
@@ -182,6 +182,19 @@ describe('the low-water mark', () => {
       model.lookIntoBacklog(roomy);
     }
     expect(model.visible).toEqual([]);
+  });
+
+  test('a backlog is looked through while the mark stands still because no slot is free', () => {
+    const model = new Model();
+    const part = { role: 1, origin: 'a' };
+    model.begin();
+    for (const role of [1, 2, 2, 2, 2, 2, 2, 2, 1]) model.enqueue(0, role);
+    model.end(0, true);
+    model.look(1, 0, { parks: [part] });
+    for (let i = 0; i < 10; i++) model.lookIntoBacklog(roomy);
+    expect(model.visible.filter(({ role }) => role === 1)).toEqual([]);
+    // Then there is nothing more to look for.
+    expect(model.backlogs.next(roomy)).toBeUndefined();
   });
 
   test('follows the traffic, so finished requests are not read again', () => {
