@@ -8,12 +8,14 @@ import type { Part } from '../store/claim.ts';
 import { Bodies } from './bodies.ts';
 import { type Claimed, type Lane, Lanes, type Slots } from './lanes.ts';
 import { carryOut, type Stages } from './pipeline.ts';
+import type { Standings } from './standings.ts';
 
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
 export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
 
 /** A request that is being sent. */
-type Flight = Claimed & {
+type Flight = {
+  readonly claimed: Claimed;
   readonly lane: Lane;
   place: number;
   /** Its answer is nobody's any more: it has been given up, or given to others. */
@@ -80,8 +82,8 @@ export class Flights {
   /** The ids of all requests that this worker holds. */
   get ids(): readonly bigint[] {
     return [
-      ...this.#lanes.parkedIds,
-      ...this.#inAir.items().map(({ row }) => row.id),
+      ...this.#lanes.allParked.map(({ row }) => row.id),
+      ...this.#inAir.items().map(({ claimed }) => claimed.row.id),
       ...this.#landed.map(({ settlement }) => settlement.id),
     ];
   }
@@ -137,9 +139,8 @@ export class Flights {
   }
 
   #follow(claimed: Claimed, lane: Lane, settled: Promise<Settlement>, waiting: AbortController | undefined): void {
-    const { workerId, row, standing } = claimed;
-    // Written out: a spread costs more than all the rest of this.
-    const flight: Flight = { workerId, row, standing, lane, place: 0, isForsaken: false, waiting };
+    const { workerId } = claimed;
+    const flight: Flight = { claimed, lane, place: 0, isForsaken: false, waiting };
     flight.place = this.#inAir.add(flight);
     this.#lanes.enter(lane);
     void settled.then((settlement) => {
@@ -154,13 +155,13 @@ export class Flights {
   }
 
   /** Of one whose body is still in the queue. Its deadline counts from the sending. */
-  async #carryOutLarge(row: UnloadedRow, { workerId, standing }: Claimed, signal: AbortSignal): Promise<Settlement> {
-    const loan = await this.#bodies.borrow(row, workerId, signal);
+  async #carryOutLarge(row: UnloadedRow, claimed: Claimed, signal: AbortSignal): Promise<Settlement> {
+    const loan = await this.#bodies.borrow(row, claimed.workerId, signal);
     if (loan.kind === 'failure') {
       return settlementOf({ ...row, body: null }, loan);
     }
     try {
-      return await carryOut({ ...row, body: loan.body }, standing, this.#stages, this.sendRules);
+      return await carryOut({ ...row, body: loan.body }, claimed.standing, this.#stages, this.sendRules);
     } finally {
       loan.release();
     }
@@ -175,6 +176,16 @@ export class Flights {
     flight.isForsaken = true;
     flight.waiting?.abort();
     this.#leave(flight, false);
+  }
+
+  /** Asks anew what concerns those whose sending has not begun: they may have been claimed hours ago. */
+  async renewStandings(standings: Pick<Standings, 'learn' | 'of'>): Promise<void> {
+    const large = this.#inAir.items().filter(({ waiting }) => waiting !== undefined);
+    const unsent = [...this.#lanes.allParked, ...large.map(({ claimed }) => claimed)];
+    await standings.learn(unsent.map(({ row }) => row));
+    for (const claimed of unsent) {
+      claimed.standing = standings.of(claimed.row);
+    }
   }
 
   /** The parts of the queue of which requests are parked. */
@@ -231,7 +242,7 @@ export class Flights {
     for (const flight of flights) {
       this.#forsake(flight);
     }
-    return [...this.unpark(), ...flights.map(({ row }) => row.id)];
+    return [...this.unpark(), ...flights.map(({ claimed }) => claimed.row.id)];
   }
 
   /** Lets go of everything, for good: what could not be recorded or released comes free when the session is known dead. */
@@ -246,7 +257,7 @@ export class Flights {
   dropAllBut(workerId: bigint): number {
     let dropped = this.#lanes.unparkWhere((parked) => parked.workerId !== workerId).length;
     for (const flight of this.#inAir.items()) {
-      if (flight.workerId !== workerId) {
+      if (flight.claimed.workerId !== workerId) {
         this.#forsake(flight);
         dropped += 1;
       }

@@ -9,7 +9,8 @@ export type Slots = { readonly total: number; readonly perOrigin: number };
 export type Claimed = {
   readonly workerId: bigint;
   readonly row: QueueRow | UnloadedRow;
-  readonly standing: Standing;
+  /** Renewed for as long as its sending has not begun. */
+  standing: Standing;
 };
 
 /** How many requests of one role, or one lane, hold a slot or have held one. */
@@ -75,8 +76,8 @@ export class Lanes {
     return this.#parked;
   }
 
-  get parkedIds(): readonly bigint[] {
-    return this.#all().flatMap(({ parked }) => parked.map(({ row }) => row.id));
+  get allParked(): readonly Claimed[] {
+    return this.#all().flatMap(({ parked }) => parked);
   }
 
   #all(): readonly Lane[] {

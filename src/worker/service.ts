@@ -348,7 +348,7 @@ export class Service {
 
   /** Frees what dead workers held, expires old responses, and sets the alarm for the next time something is due. */
   async #tend(now: number): Promise<void> {
-    const { db, workerId, settings, timing, warn } = this.#c;
+    const { db, workerId, settings, timing, flights, standings, warn } = this.#c;
     this.#lastTendedMs = now;
     this.#alarmMs = never;
     if (now - this.#lastSweptMs >= sweepEveryMs) {
@@ -356,6 +356,7 @@ export class Service {
       this.#lookout.sweep();
     }
     this.#lookout.lookNow();
+    await flights.renewStandings(standings);
     const { freed: freedByDeath, buried, watchMs } = await reclaim(db, workerId);
     // What a dead worker claimed while it was being buried.
     const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);

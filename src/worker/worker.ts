@@ -271,6 +271,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
       const obeyed = { restarts: registration.asked.restarts, isPaused: installation.paused !== null, hasPolicies };
       restarts.obeyed(obeyed);
       if (hasNewOrder(registration.asked, obeyed)) orders.restart = true;
+      const standings = new Standings({ db, hasPolicies, roleNames, now: () => this.#now() });
+      await this.#flights.renewStandings(standings);
       service = new Service({
         db,
         workerId: registration.workerId,
@@ -279,7 +281,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         timing: this.#timing,
         listens,
         flights: this.#flights,
-        standings: new Standings({ db, hasPolicies, roleNames, now: () => this.#now() }),
+        standings,
         signal,
         orders,
         now: () => this.#now(),
