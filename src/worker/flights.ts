@@ -46,13 +46,14 @@ export class Flights {
     this.#stages = stages;
   }
 
-  /** The limits; whoever has read the settings sets them. */
+  /** The limits; whoever has read the settings sets them, the rules of sending first. */
   get slots(): Slots {
     return this.#lanes.slots;
   }
 
   set slots(slots: Slots) {
     this.#lanes.slots = slots;
+    this.#startParked();
   }
 
   /** The session over which bodies are loaded; undefined: none, for the moment. */
@@ -120,7 +121,7 @@ export class Flights {
     return [];
   }
 
-  /** Slots have come free: sends what is parked. */
+  /** Slots may have come free: sends what is parked. */
   #startParked(): void {
     for (let next = this.#lanes.unparkNext(); next !== undefined; next = this.#lanes.unparkNext()) {
       this.#start(next.claimed, next.lane);

@@ -102,8 +102,8 @@ export class Service {
     this.#lastSweptMs = now;
     this.#lastPingMs = now;
     const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
-    context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.sendRules = sendRules;
+    context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.useSession(context.db);
     for (const part of context.flights.parkedParts) {
       this.#backlogs.open(part, 0n);

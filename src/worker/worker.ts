@@ -214,6 +214,10 @@ export class Worker extends EventEmitter<WorkerEvents> {
     await this.#parts.dispose?.();
     this.#log.info({}, 'stopped');
     this.emit('stopped');
+    this.#tellDrained();
+  }
+
+  #tellDrained(): void {
     for (const drained of this.#drained.splice(0)) {
       drained();
     }
@@ -286,11 +290,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         orders,
         now: () => this.#now(),
         onRecorded: (ids) => this.emit('recorded', ids),
-        onDrained: () => {
-          for (const drained of this.#drained.splice(0)) {
-            drained();
-          }
-        },
+        onDrained: () => this.#tellDrained(),
         warn: (message) => this.#log.warn({}, message),
       });
       this.#service = service;
@@ -363,6 +363,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   /** Of a paused database only what is in flight is finished; what takes too long is given back. */
   #leave(orders: ConnectionOrders): void {
     orders.leave();
+    clearTimeout(this.#leaveTimer);
     this.#leaveTimer = setTimeout(() => void this.#giveBack(), this.#pausing.leftMs ?? 0);
   }
 

@@ -252,6 +252,15 @@ describe('who shares the slots', () => {
     );
   });
 
+  test('a limit that is raised lets those begin that wait, though nothing lands', () => {
+    const model = new Model({ total: 20, perOrigin: 1 });
+    for (let i = 0; i < 3; i++) model.enqueue({ role: 1, origin: 'a' });
+    for (let i = 0; i < 3; i++) model.look();
+    expect(model.inAir.size).toBe(1);
+    model.flights.slots = { total: 20, perOrigin: 5 };
+    expect(model.inAir.size).toBe(3);
+  });
+
   test('of a limit of an origin each role has its turns', async () => {
     const model = new Model({ total: 20, perOrigin: 2 });
     for (let i = 0; i < 300; i++) model.enqueue({ role: 1, origin: 'a' });
