@@ -13,6 +13,7 @@ const reclaimStatement: Statement = {
     with others as materialized (
       select
         w.id,
+        w.pid,
         w.lease_until,
         net._session_lives(w.pid, w.backend_start, w.lease_until) as lives
       from net.worker w
@@ -22,7 +23,9 @@ const reclaimStatement: Statement = {
       select w.id, o.lives
       from others o
       join net.worker w on w.id = o.id
-      where not o.lives or (w.lease_until <= pg_catalog.clock_timestamp() and w.lease_until > 'epoch')
+      -- A worker may have restarted since its old session was read of: the row is seen anew once it is locked.
+      where (not o.lives and (w.pid, w.lease_until) is not distinct from (o.pid, o.lease_until))
+        or (w.lease_until <= pg_catalog.clock_timestamp() and w.lease_until > 'epoch')
       for update of w skip locked
     ),
     held as materialized (

@@ -389,12 +389,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
 
   /** Registers, under the old id where that still stands; frees what dead workers held. */
   async #register(db: Database, ownsSession: boolean): Promise<Registration> {
-    const options = {
-      name: this.#parts.name,
-      version: this.#parts.version,
-      ownsSession,
-      leaseMs: this.#timing.leaseMs,
-    };
+    const { name, version } = this.#parts;
+    const options = { name, version, ownsSession, leaseMs: this.#timing.leaseMs };
     const kept = this.#workerId === null ? null : await register(db, { ...options, workerId: this.#workerId });
     const registration = kept ?? (await register(db, { ...options, workerId: null }));
     if (registration === null) {

@@ -2,6 +2,8 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { afterEach, expect, test } from 'vitest';
+import { connectPg } from '../../src/postgres/pg.ts';
+import { reclaim } from '../../src/store/reclaim.ts';
 import { createWorker } from '../../src/worker/create.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { startTestPostgres, until } from '../support/servers.ts';
@@ -184,4 +186,33 @@ test('a worker that connects while an order is being given obeys it all the same
   const sent = seen.length;
   await sql.query('select net.http_get($1)', [target]);
   expect(seen).toHaveLength(sent);
+
+test('who restarts while another looks for dead workers is not taken for dead', async () => {
+  const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));
+  const sql = await openSql(url);
+  // The look stops where it asks whether a session lives: after it has read of the old one.
+  await sql.query(`
+    create or replace function net._session_lives(pid integer, backend_start timestamptz, lease_until timestamptz)
+      returns boolean language plpgsql as $$
+    begin
+      perform pg_advisory_lock_shared(4711);
+      return pid is null;
+    end $$;
+    insert into net.worker (id, name, version, role, pid, lease_until, restart_seen)
+    values (1, 'it', '', 10, 1, now() + interval '1 hour', 0);
+    insert into net.http_request_queue (method, url, headers, timeout_milliseconds, claimed_by)
+    values ('GET', 'http://x/', '{}', 1, 1);
+    select pg_advisory_lock(4711)`);
+  const db = await connectPg({ connectionString: url, applicationName: 'test', connectTimeoutMs: 10_000 });
+  closing.push(() => db.close());
+  const looking = reclaim(db, 2n);
+  await until(
+    async () =>
+      (await sql.query(`select from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`))
+        .rowCount === 1,
+    'the look to have begun',
+  );
+  await sql.query('update net.worker set pid = null');
+  await sql.query('select pg_advisory_unlock(4711)');
+  expect(await looking).toMatchObject({ freed: 0, buried: 0 });
 });
