@@ -25,8 +25,13 @@ const registerStatement: Statement = {
         backend_start = excluded.backend_start,
         lease_until = excluded.lease_until,
         restart_seen = excluded.restart_seen
-    returning w.id, w.restart_seen as restarts, exists (select from net.pause) as is_paused,
-      exists (select from net.policy) as has_policies`,
+    returning w.id, w.restart_seen as restarts,
+      exists (select from net.pause) as is_paused,
+      exists (select from net.policy) as has_policies,
+      (
+        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+      ) as settings`,
 };
 
 const renewLeaseStatement: Statement = {
@@ -35,14 +40,25 @@ const renewLeaseStatement: Statement = {
     update net.worker w
     set lease_until = pg_catalog.clock_timestamp() + $2 * interval '1 millisecond'
     where w.id = $1
-    returning (select s.last_value from net.worker_restart_seq s) as restarts, exists (select from net.pause) as is_paused,
-      exists (select from net.policy) as has_policies`,
+    returning (select s.last_value from net.worker_restart_seq s) as restarts,
+      exists (select from net.pause) as is_paused,
+      exists (select from net.policy) as has_policies,
+      (
+        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+      ) as settings`,
 };
 
 const askedStatement: Statement = {
   name: 'pgfetch_asked',
   text: `
-    select s.last_value as restarts, exists (select from net.pause) as is_paused, exists (select from net.policy) as has_policies
+    select s.last_value as restarts,
+      exists (select from net.pause) as is_paused,
+      exists (select from net.policy) as has_policies,
+      (
+        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+      ) as settings
     from net.worker_restart_seq s`,
 };
 
@@ -64,7 +80,7 @@ const deregisterStatement: Statement = {
 
 /**
  * What workers are asked to do. Restarts are counted when they are asked for, and heard of at commit: a worker that connects
- * in between has counted one whose pause or policies it could not see. So those are compared, too.
+ * in between has counted one whose pause, policies or settings it could not see. So those are compared, too.
  */
 export type Asked = {
   /** How many restarts have been asked for so far. */
@@ -73,11 +89,13 @@ export type Asked = {
   readonly isPaused: boolean;
   /** Some roles' requests are bound to hosts. */
   readonly hasPolicies: boolean;
+  /** All settings, to be compared. */
+  readonly settings: string;
 };
 
 export type Registration = {
   readonly workerId: bigint;
-  /** Up to these restarts it is obeyed; of a pause or policies that are new, the notification may have been missed. */
+  /** The notification of what is new in it may have been missed. */
   readonly asked: Asked;
 };
 
@@ -119,10 +137,10 @@ export async function readAsked(session: Session): Promise<Asked> {
   return askedOf(row);
 }
 
-type AskedRow = Row & { restarts: bigint; is_paused: boolean; has_policies: boolean };
+type AskedRow = Row & { restarts: bigint; is_paused: boolean; has_policies: boolean; settings: string };
 
 function askedOf(row: AskedRow): Asked {
-  return { restarts: row.restarts, isPaused: row.is_paused, hasPolicies: row.has_policies };
+  return { restarts: row.restarts, isPaused: row.is_paused, hasPolicies: row.has_policies, settings: row.settings };
 }
 
 /**

@@ -1,5 +1,6 @@
 import type { Database } from '../postgres/database.ts';
 import { type Installation, inspectInstallation } from '../store/installation.ts';
+import { type Asked, readAsked } from '../store/register.ts';
 import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
 import { readHasPolicies } from '../store/standing.ts';
@@ -25,6 +26,8 @@ export type Opened = {
   readonly db: Database;
   readonly settings: Settings;
   readonly installation: Ready;
+  /** What was asked of the workers before the settings were read. */
+  readonly asked: Asked;
   /** Some roles' requests are bound to hosts. */
   readonly hasPolicies: boolean;
 };
@@ -78,7 +81,7 @@ async function connectTo(target: Target, { connect, report }: OpeningParts): Pro
 
 /** What a database has to serve, and the settings to do it by; null where it is not to be served, or not by this role. */
 export type Found =
-  | { readonly installation: Ready; readonly settings: Settings }
+  | { readonly installation: Ready; readonly asked: Asked; readonly settings: Settings }
   | { readonly installation: Exclude<Installation, { kind: 'ready' }>; readonly settings: null };
 
 /** Looks whether this session's database may be served by its role. */
@@ -92,7 +95,8 @@ export async function examine(db: Database): Promise<Found> {
     const { database, role } = installation;
     return { installation: { kind: 'no_rights', database, role, message: lacks(missing) }, settings: null };
   }
-  return { installation, settings: await readSettings(db) };
+  const asked = await readAsked(db);
+  return { installation, asked, settings: await readSettings(db) };
 }
 
 const missingShownMax = 10;

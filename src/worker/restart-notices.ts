@@ -8,7 +8,10 @@ const askEveryMs = 100;
 /** Whether a worker that obeys `obeyed` has to restart. That a pause has ended it finds by looking. */
 export function hasNewOrder(asked: Asked, obeyed: Asked): boolean {
   return (
-    asked.restarts > obeyed.restarts || (asked.isPaused && !obeyed.isPaused) || asked.hasPolicies !== obeyed.hasPolicies
+    asked.restarts > obeyed.restarts ||
+    (asked.isPaused && !obeyed.isPaused) ||
+    asked.hasPolicies !== obeyed.hasPolicies ||
+    asked.settings !== obeyed.settings
   );
 }
 

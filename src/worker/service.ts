@@ -307,11 +307,10 @@ export class Service {
     const { orders, obeyed, signal } = this.#c;
     if (asked === null) {
       this.#isFenced = true;
-      signal.raise();
     } else if (hasNewOrder(asked, obeyed)) {
       orders.restart = true;
-      signal.raise();
     }
+    signal.raise();
   }
 
   /** What is done beside the traffic. */

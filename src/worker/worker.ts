@@ -258,7 +258,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   }
 
   /** Serves over this connection until it ends; of a paused database only what is in flight. */
-  async #serve({ db: opened, settings, installation, hasPolicies }: Opened): Promise<void> {
+  async #serve({ db: opened, settings, installation, hasPolicies, asked }: Opened): Promise<void> {
     // PGlite answers when its user's transaction has ended, however long that takes.
     const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
     // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
@@ -272,7 +272,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     try {
       const listens = await this.#listen(db, restarts, () => service);
       const registration = await this.#register(db, listens);
-      const obeyed = { restarts: registration.asked.restarts, isPaused: installation.paused !== null, hasPolicies };
+      const obeyed = { ...asked, isPaused: installation.paused !== null, hasPolicies };
       restarts.obeyed(obeyed);
       if (hasNewOrder(registration.asked, obeyed)) orders.restart = true;
       const standings = new Standings({ db, hasPolicies, roleNames, now: () => this.#now() });

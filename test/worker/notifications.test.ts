@@ -67,12 +67,12 @@ describe('a flood of notifications', () => {
   test('of restarts that nobody asked for asks few questions; one that was asked for is obeyed', async () => {
     let restarts = 7n;
     const orders = { restart: false };
-    const { db, names } = fakeSession(() => ({ restarts, is_paused: false, has_policies: false }));
+    const { db, names } = fakeSession(() => ({ restarts, is_paused: false, has_policies: false, settings: '' }));
     const notices = new RestartNotices(db, orders);
     for (let i = 0; i < 1_000; i++) notices.noticed();
     expect(names).toEqual([]);
     // Registering tells how many had been asked for; what was heard before is asked then.
-    notices.obeyed({ restarts: 7n, isPaused: false, hasPolicies: false });
+    notices.obeyed({ restarts: 7n, isPaused: false, hasPolicies: false, settings: '' });
     for (let i = 0; i < 1_000; i++) notices.noticed();
     await until(() => names.length === 2, 'the question after the last of them');
     expect(orders.restart).toBe(false);

@@ -186,6 +186,7 @@ test('a worker that connects while an order is being given obeys it all the same
   const sent = seen.length;
   await sql.query('select net.http_get($1)', [target]);
   expect(seen).toHaveLength(sent);
+});
 
 test('who restarts while another looks for dead workers is not taken for dead', async () => {
   const { url } = await installedDatabase(await startTestPostgres({ major: 18 }));

@@ -98,7 +98,9 @@ describe.each([
       );
       return waiting.rowCount === 1;
     }, 'the worker to register');
-    await sql.query(`insert into net.policy values (null, 'nowhere.example', null)`);
+    await sql.query(
+      `do $$ begin execute format('alter database %I set pg_net.concurrency = 7', current_database()); end $$`,
+    );
     await locking.query('commit');
     await until(() => ready === 2, 'the worker to restart');
   });
