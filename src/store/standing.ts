@@ -37,6 +37,14 @@ const hasPoliciesStatement: Statement = {
   text: 'select net._has_policies() as has_policies',
 };
 
+const missingRolesStatement: Statement = {
+  name: 'pgfetch_missing_roles',
+  text: `
+    select asked.name
+    from unnest($1::text[]) asked (name)
+    where not exists (select from pg_catalog.pg_roles r where r.rolname = asked.name)`,
+};
+
 type StandingRow = Row & { role: number | null; rules: string | null; roles: readonly string[] };
 
 /** Whether any role's requests are bound to hosts. */
@@ -58,4 +66,11 @@ export async function readStandings(
       { hostRules: rules === null ? undefined : (JSON.parse(rules) as HostRule[]), roles: new Set(roles) },
     ]),
   );
+}
+
+/** Of these names, those that are no role's. */
+export async function readMissingRoles(session: Session, names: readonly string[]): Promise<readonly string[]> {
+  if (names.length === 0) return [];
+  const rows = await session.query<Row & { name: string }>(missingRolesStatement, [names]);
+  return rows.map(({ name }) => name);
 }

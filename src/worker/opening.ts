@@ -3,7 +3,7 @@ import { type Installation, inspectInstallation } from '../store/installation.ts
 import { type Asked, readAsked } from '../store/register.ts';
 import { readMissingRights } from '../store/rights.ts';
 import { readSettings, readTarget, type Settings } from '../store/settings.ts';
-import { readHasPolicies } from '../store/standing.ts';
+import { readHasPolicies, readMissingRoles } from '../store/standing.ts';
 import { explain } from './explain.ts';
 import { explainFailure, NotReady } from './problems.ts';
 
@@ -16,6 +16,8 @@ export type OpeningParts = {
   readonly connect: (target: Target) => Promise<Database>;
   /** `pg_net.database_name` does not lead it elsewhere. */
   readonly staysInDatabase: boolean;
+  /** The roles that secrets are bound to. */
+  readonly secretRoles: readonly string[];
   readonly warn: (message: string) => void;
   /** What is wrong, though it goes on without. */
   readonly report: (error: Error) => void;
@@ -49,6 +51,11 @@ export async function openServed(parts: OpeningParts): Promise<Opened> {
     }
     for (const problem of found.settings.problems) {
       parts.warn(problem);
+    }
+    for (const name of await readMissingRoles(db, parts.secretRoles)) {
+      parts.warn(
+        `there is no role ${JSON.stringify(name)} here: the secrets that are bound to it are for nobody by that`,
+      );
     }
     return { db, ...found, hasPolicies: await readHasPolicies(db) };
   } catch (error) {

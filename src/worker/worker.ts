@@ -83,6 +83,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   readonly #timing: Timing;
   readonly #log: WorkerLog;
   readonly #flights: Flights;
+  readonly #secrets: Secrets;
   readonly #signal = new Signal();
   readonly #orders: Pick<Orders, 'stopping' | 'drains'> = { stopping: false, drains: 0 };
   #service: Service | undefined;
@@ -107,8 +108,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#timing = { ...defaultTiming, ...parts.timing };
     this.#log = parts.log ?? silentLog;
     this.#problems = new Problems(this.#log, (problem) => this.emit('problem', problem));
-    const { furnish } = parts.secrets ?? noSecrets;
-    this.#flights = new Flights({ furnish, send: parts.send });
+    this.#secrets = parts.secrets ?? noSecrets;
+    this.#flights = new Flights({ furnish: this.#secrets.furnish, send: parts.send });
     this.#pausing = new Pausing({
       stopTimeoutMs: parts.stopTimeoutMs,
       log: this.#log,
@@ -242,6 +243,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     const opened = await openServed({
       connect: this.#parts.connect,
       staysInDatabase: this.#parts.staysInDatabase === true,
+      secretRoles: this.#secrets.roleNames,
       warn: (message) => this.#log.warn({}, message),
       report: (error) => this.#report(error),
     });
@@ -263,7 +265,6 @@ export class Worker extends EventEmitter<WorkerEvents> {
     const db = opened.kind === 'pg' ? watched(opened, unansweredMs, () => this.#now()) : opened;
     // Each connection has a signal of its own: what is left of an ended one must not take a wake-up from the next.
     const signal = new Signal();
-    const { roleNames } = this.#parts.secrets ?? noSecrets;
     this.#db = db;
     this.#serviceSignal = signal;
     let service: Service | undefined;
@@ -275,7 +276,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       const obeyed = { ...asked, isPaused: installation.paused !== null, hasPolicies };
       restarts.obeyed(obeyed);
       if (hasNewOrder(registration.asked, obeyed)) orders.restart = true;
-      const standings = new Standings({ db, hasPolicies, roleNames, now: () => this.#now() });
+      const standings = new Standings({ db, hasPolicies, roleNames: this.#secrets.roleNames, now: () => this.#now() });
       await this.#flights.renewStandings(standings);
       service = new Service({
         db,

@@ -182,6 +182,19 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
     await until(async () => (await sent()) === 'the new value', 'the new value is sent');
   });
 
+  test('a role that there is not is named when the worker starts, and no other', async () => {
+    const warnings: string[] = [];
+    const log = { info: () => {}, warn: (_: object, message: string) => warnings.push(message), error: () => {} };
+    await stage({
+      ...options,
+      secrets: { stripe: { hosts: ['127.0.0.1'], roles: ['secrets_billing', 'secrets_biling', 'public'] } },
+      log,
+    });
+    expect(warnings).toEqual([
+      'there is no role "secrets_biling" here: the secrets that are bound to it are for nobody by that',
+    ]);
+  });
+
   test('a membership that is withdrawn takes the secret away', async () => {
     const { query, receiver } = await stage();
     expect(await get(query, receiver.url, headersWith('{{secret.stripe}}'))).toMatchObject({ status_code: 200 });
