@@ -195,17 +195,28 @@ $$;
 
 -- The setting keeps the name that the role had when it was SET. If another has that name by now, that one does not ask.
 -- API: private
+create function net._role_that_was_set()
+  returns oid
+  language plpgsql
+  stable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  role oid := to_regrole(quote_ident(current_setting('role')));
+begin
+  return case when pg_has_role(session_user, role, 'MEMBER') then role end;
+end
+$$;
+
+-- API: private
 create function net._set_role()
   returns oid
   language sql
   stable
   parallel safe
 as $$
-  select case
-    when pg_catalog.pg_has_role(
-      session_user, pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none'))), 'MEMBER'
-    ) then pg_catalog.to_regrole(pg_catalog.quote_ident(nullif(pg_catalog.current_setting('role'), 'none')))
-  end
+  select case when pg_catalog.current_setting('role') <> 'none' then net._role_that_was_set() end
 $$;
 
 -- Of the two, whom net.policy and net.queue_limit are about (src/core/request.ts, requesterOf).
