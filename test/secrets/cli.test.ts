@@ -15,7 +15,7 @@ test('pgfetch worker says which declared secrets cannot be used, and serves', as
   mkdirSync(join(directory, 'dir'));
   const names = ['in-a-file', 'in-a-variable', 'short', 'nowhere', 'dir'];
   const env = { PGFETCH_SECRET_IN_A_VARIABLE: 'a value in a variable', PGFETCH_SECRET_SHORT: 'not this one' };
-  const given = names.flatMap((name) => ['--secret', `${name}=*.example.com, http://10.0.0.1@billing, public`]);
+  const given = names.flatMap((name) => ['--secret', `${name}=*.example.com, http://10.0.0.1@secrets_cli_nobody, public`]);
   const worker = await startCli(
     ['worker', '-d', database.url, '--log-format', 'json', '--secrets-dir', directory, ...given],
     { env },
@@ -28,6 +28,7 @@ test('pgfetch worker says which declared secrets cannot be used, and serves', as
     `the secret "short" cannot be used: it has fewer than 8 characters; it is read from ${directory}/short, else from $PGFETCH_SECRET_SHORT`,
     `the secret "nowhere" has no value; it is read from ${directory}/nowhere, else from $PGFETCH_SECRET_NOWHERE`,
     `the secret "dir" could not be read (EINVAL); it is read from ${directory}/dir, else from $PGFETCH_SECRET_DIR`,
+    'there is no role "secrets_cli_nobody" here: the secrets that are bound to it are for nobody by that',
   ]);
   expect(stderr).not.toMatch(/a value in|not this one/);
 });
