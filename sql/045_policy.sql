@@ -198,7 +198,7 @@ create trigger close_gate
 alter table net.policy enable always trigger close_gate;
 
 -- Whether a row for `role` concerns who asks: it is that role's, everybody's, or a role's whose rights it has. A superuser has
--- the rights of every role, but is bound by no other role's row. The worker asks the same (src/store/standing.ts).
+-- the rights of every role, but is bound by no other role's row. The worker asks it, too (src/store/standing.ts).
 -- API: private
 create function net._concerns(role oid, requester oid)
   returns boolean

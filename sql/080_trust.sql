@@ -219,7 +219,7 @@ begin
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
       net._bytes_or_null(text), net._is_readable(text, text, jsonb, text), net._unstorable(bytea[]),
-      net._has_policies() to net_worker;
+      net._has_policies(), net._concerns(oid, oid) to net_worker;
   end if;
 
   -- The new rights are the standard that `pgfetch doctor` compares with; what else has changed stays a difference.

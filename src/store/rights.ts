@@ -54,7 +54,7 @@ const missingRightsStatement: Statement = {
           ('net._bytes_or_null(text)'),
           ('net._is_readable(text, text, jsonb, text)'),
           ('net._unstorable(bytea[])'),
-          ('net._has_policies()'),
+          ('net._has_policies()'), ('net._concerns(oid, oid)'),
           ('net._settings_for(oid)'),
           ('net._system_identifier()')
       ) as f (name)

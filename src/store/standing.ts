@@ -3,8 +3,8 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
 
 /**
  * What concerns each of the roles `$1`, null standing for whoever owns the schema: the rows of net.policy for it, for every
- * role, and for roles whose rights it has; and which of the roles named in `$2` those are. A superuser has the rights of every
- * role, but is bound by no other role's policy.
+ * role, and for roles whose rights it has, as net._concerns tells whoever enqueues; and which of the roles named in `$2`
+ * those are.
  */
 const standingsStatement: Statement = {
   name: 'pgfetch_standings',
@@ -14,12 +14,7 @@ const standingsStatement: Statement = {
       (
         select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('host', p.host, 'methods', p.methods))::text
         from net.policy p
-        where p.role is null
-          or p.role = who.role
-          or (
-            pg_catalog.pg_has_role(who.role, p.role, 'USAGE')
-            and not exists (select from pg_catalog.pg_roles r where r.oid = who.role and r.rolsuper)
-          )
+        where net._concerns(p.role, who.role)
       ) as rules,
       array(
         select g.rolname::text
