@@ -15,7 +15,10 @@ test('pgfetch worker says which declared secrets cannot be used, and serves', as
   mkdirSync(join(directory, 'dir'));
   const names = ['in-a-file', 'in-a-variable', 'short', 'nowhere', 'dir'];
   const env = { PGFETCH_SECRET_IN_A_VARIABLE: 'a value in a variable', PGFETCH_SECRET_SHORT: 'not this one' };
-  const given = names.flatMap((name) => ['--secret', `${name}=*.example.com, http://10.0.0.1@secrets_cli_nobody, public`]);
+  const given = names.flatMap((name) => [
+    '--secret',
+    `${name}=*.example.com, http://10.0.0.1@secrets_cli_nobody, public`,
+  ]);
   const worker = await startCli(
     ['worker', '-d', database.url, '--log-format', 'json', '--secrets-dir', directory, ...given],
     { env },
