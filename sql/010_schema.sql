@@ -105,10 +105,62 @@ create unlogged table net.http_request_queue (
   set_role             oid         null,
   -- The worker's secret that the request is signed with (Standard Webhooks); null: it is not signed.
   sign_with            text        null,
+  -- What follows is null for a request that uses none of it, and then costs nothing: net._extras tells the worker the rest.
+  -- How it is tried again (net._checked_retry); null: as the settings say.
+  retry                jsonb       null,
+  -- The attempts that have ended, and when the first of them began; null: none has.
+  attempts             integer     null,
+  first_sent_at        timestamptz null,
+  -- Requests of one role with the same key are sent one after another; whether one that failed holds up the rest.
+  ordering_key         text        null,
+  blocks_key           boolean     null,
+  -- 1 to 9: goes before others that wait.
+  priority             smallint    null,
+  -- The key of net.limits that it is counted under.
+  limit_key            text        null,
+  -- Functions to be called with the response, by OID.
+  on_success           oid         null,
+  on_error             oid         null,
+  -- 'status' or 'none': what is kept of the response; null: all of it.
+  keep                 text        null,
+  label                text        null,
+  -- Set by net.cancel while it is being sent.
+  cancel_asked         boolean     null,
+  -- The request that this one sends again.
+  redelivery_of        bigint      null,
   constraint http_request_queue_pkey primary key (id)
 ) with (fillfactor = 60);
 
 create index http_request_queue_due_at_idx on net.http_request_queue (due_at) where due_at is not null;
+
+-- What the worker is told of a request beyond its columns: JSON, or null where there is nothing. Written so that it is inlined.
+-- API: private
+create function net._extras(q net.http_request_queue)
+  returns text
+  language sql
+  stable
+  parallel safe
+as $$
+  select case
+    when pg_catalog.num_nonnulls(
+      q.retry, q.attempts, q.ordering_key, q.priority, q.limit_key, q.on_success, q.on_error, q.keep, q.label, q.cancel_asked
+    ) > 0
+    then pg_catalog.jsonb_build_object(
+      'retry', q.retry,
+      'attempts', q.attempts,
+      'firstSentAtMs', pg_catalog.floor(extract(epoch from q.first_sent_at) * 1000),
+      'orderingKey', q.ordering_key,
+      'blocksKey', q.blocks_key,
+      'priority', q.priority,
+      'limitKey', q.limit_key,
+      'onSuccess', q.on_success,
+      'onError', q.on_error,
+      'keep', q.keep,
+      'label', q.label,
+      'cancelAsked', q.cancel_asked
+    )::text
+  end
+$$;
 
 -- One row a finished request. The first eight columns are the documented ones.
 -- API: public
@@ -134,7 +186,13 @@ create unlogged table net._http_response (
   final_url     text        null,
   redirects     integer     null,
   -- Every header of the reply as [name, value], in its order. Only where a name repeats, of which `headers` has the last.
-  header_list   jsonb       null
+  header_list   jsonb       null,
+  -- The host and port that were asked.
+  host          text        null,
+  label         text        null,
+  -- How often it was tried, where that is more than once, and whether that was given up (net.requests calls it dead).
+  attempts      integer     null,
+  is_dead       boolean     null
 );
 
 create unique index _http_response_id_idx on net._http_response (id);

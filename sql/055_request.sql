@@ -190,7 +190,7 @@ $$;
 -- API: private
 create function net._enqueue(
   caller net._caller, method text, url text, headers jsonb, params jsonb, json_body jsonb, form_body jsonb, text_body text,
-  bytes_body bytea, timeout_milliseconds integer, sign_with text
+  bytes_body bytea, timeout_milliseconds integer, sign_with text, options net._options
 )
   returns bigint
   language plpgsql
@@ -203,8 +203,11 @@ declare
   -- First: the workers' low-water mark depends on the transaction's id being older than the request's.
   requester    oid := net._caller_role(caller);
   request_id   bigint;
+  first_id     bigint;
   body         bytea;
   content_type text;
+  due_at       timestamptz;
+  retry        jsonb;
 begin
   method := net._checked_method(method);
   select b.body, b.content_type into body, content_type
@@ -222,6 +225,15 @@ begin
     ));
   end if;
   headers := net._request_headers(coalesce(headers, '{}'), content_type, sign_with);
+  if not (options is null) then
+    perform net._check_options(options);
+    perform net._check_callback(requester, c.argument, c.function)
+    from (values ('on_success', options.on_success), ('on_error', options.on_error)) c (argument, function)
+    where c.function is not null;
+    due_at := net._checked_due_at(options.run_at, options.delay);
+    retry := net._checked_retry(options.max_attempts, options.retry_policy);
+    headers := net._with_idempotency_key(headers, options.idempotency_key, retry);
+  end if;
   timeout_milliseconds := coalesce(timeout_milliseconds, 2000);
   select r.url, r.headers into url, headers
   from net._checked_request(url, null, headers, timeout_milliseconds) r;
@@ -229,8 +241,21 @@ begin
     perform net._check_standing(requester, method, url);
   end if;
   request_id := nextval('net.http_request_queue_id_seq');
-  insert into net.http_request_queue (id, method, url, headers, body, timeout_milliseconds, set_role, sign_with)
-  values (request_id, method, url, headers, body, timeout_milliseconds, requester, sign_with);
+  if options.idempotency_key is not null then
+    first_id := net._first_request(requester, options.idempotency_key, request_id);
+    if first_id <> request_id then
+      return first_id;
+    end if;
+  end if;
+  insert into net.http_request_queue (
+    id, method, url, headers, body, timeout_milliseconds, set_role, sign_with,
+    due_at, retry, ordering_key, blocks_key, priority, limit_key, on_success, on_error, keep, label
+  )
+  values (
+    request_id, method, url, headers, body, timeout_milliseconds, requester, sign_with,
+    due_at, retry, options.ordering_key, nullif(options.if_failed = 'block', false), nullif(options.priority, 0),
+    options.limit_key, options.on_success, options.on_error, nullif(options.keep, 'full'), options.label
+  );
   if net._is_promised() is not true then
     perform net._wake();
   end if;
@@ -260,7 +285,32 @@ create function net.request(
   -- the maximum number of milliseconds the request may take before being canceled
   timeout_milliseconds int default 2000,
   -- the name of the secret to sign it with (Standard Webhooks)
-  sign_with text default null
+  sign_with text default null,
+  -- how often it is tried at most, the first attempt included
+  max_attempts int default null,
+  -- the policy of net.retry_policy by which it is tried again
+  retry_policy text default null,
+  -- when to send it,
+  run_at timestamptz default null,
+  -- or how long from now
+  delay interval default null,
+  -- sent as the header Idempotency-Key; made again with the same key, a request is the first one
+  idempotency_key text default null,
+  -- requests with the same key are sent one after another
+  ordering_key text default null,
+  -- whether those that follow one that failed are sent: skip (the default), or wait: block
+  if_failed text default null,
+  -- 0 to 9: higher goes first
+  priority int default null,
+  -- the key of net.limits that it is counted under, beside its host
+  limit_key text default null,
+  -- functions of yours that are called with the response (net._http_response)
+  on_success regproc default null,
+  on_error regproc default null,
+  -- how much of the response is kept: full, status or none
+  keep text default null,
+  -- for people: what net.requests shows it under
+  label text default null
 )
   -- request_id reference
   returns bigint
@@ -272,7 +322,17 @@ as $$
 begin
   return net._enqueue(
     (pg_current_xact_id()::text || ' ' || to_regrole(quote_ident(current_user))::oid::text)::net._caller,
-    method, url, headers, params, "json", form, text, bytes, timeout_milliseconds, sign_with
+    method, url, headers, params, "json", form, text, bytes, timeout_milliseconds, sign_with,
+    case
+      when num_nonnulls(
+        max_attempts, retry_policy, run_at, delay, idempotency_key, ordering_key, if_failed, priority, limit_key, on_success,
+        on_error, keep, label
+      ) > 0
+      then (
+        max_attempts, retry_policy, run_at, delay, idempotency_key, ordering_key, if_failed, priority, limit_key, on_success,
+        on_error, keep, label
+      )::net._options
+    end
   );
 end
 $$;

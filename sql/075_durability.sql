@@ -16,10 +16,18 @@ begin
   if durable then
     alter table net.http_request_queue set logged;
     alter table net._http_response set logged;
+    alter table net.attempts set logged;
+    alter table net.kept_requests set logged;
+    alter table net.idempotency_keys set logged;
+    alter table net.callbacks set logged;
     alter table net._http_response replica identity full;
   else
     alter table net.http_request_queue set unlogged;
     alter table net._http_response set unlogged;
+    alter table net.attempts set unlogged;
+    alter table net.kept_requests set unlogged;
+    alter table net.idempotency_keys set unlogged;
+    alter table net.callbacks set unlogged;
     alter table net._http_response replica identity default;
   end if;
 end

@@ -9,6 +9,12 @@ alter table net.http_request_queue enable row level security;
 alter table net._http_response enable row level security;
 alter table net.policy enable row level security;
 alter table net.queue_limit enable row level security;
+alter table net.retry_policy enable row level security;
+alter table net.attempts enable row level security;
+alter table net.kept_requests enable row level security;
+alter table net.idempotency_keys enable row level security;
+alter table net.ordering_keys enable row level security;
+alter table net.callbacks enable row level security;
 
 -- For whoever has rights on the tables at all, which net.set_grants decides.
 create policy own_requests on net.http_request_queue for select to public
@@ -18,6 +24,13 @@ create policy own_responses on net._http_response for select to public
 -- What binds a role, it sees.
 create policy own_rules on net.policy for select to public
   using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));
+create policy own_attempts on net.attempts for select to public
+  using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
+create policy own_kept on net.kept_requests for select to public
+  using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
+create policy own_callbacks on net.callbacks for select to public using (pg_catalog.pg_has_role(requester, 'USAGE'));
+-- A policy is no secret.
+create policy every_retry_policy on net.retry_policy for select to public using (true);
 create policy own_limits on net.queue_limit for select to public
   using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));
 
@@ -82,11 +95,19 @@ begin
     create policy every_response on net._http_response for select to net_admin using (true);
     create policy every_rule on net.policy for select to net_admin using (true);
     create policy every_limit on net.queue_limit for select to net_admin using (true);
+    create policy every_attempt on net.attempts for select to net_admin using (true);
+    create policy every_kept on net.kept_requests for select to net_admin using (true);
+    create policy every_callback on net.callbacks for select to net_admin using (true);
   end if;
   if exists (select from pg_catalog.pg_roles where rolname = 'net_worker') then
     create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
     create policy worker_responses on net._http_response to net_worker using (true) with check (true);
     create policy worker_rules on net.policy to net_worker using (true) with check (true);
+    create policy worker_attempts on net.attempts to net_worker using (true) with check (true);
+    create policy worker_kept on net.kept_requests to net_worker using (true) with check (true);
+    create policy worker_idempotency on net.idempotency_keys to net_worker using (true) with check (true);
+    create policy worker_ordering on net.ordering_keys to net_worker using (true) with check (true);
+    create policy worker_callbacks on net.callbacks to net_worker using (true) with check (true);
   end if;
 end
 $$;
@@ -161,8 +182,8 @@ begin
         net.http_get(text, jsonb, jsonb, integer),
         net.http_post(text, jsonb, jsonb, jsonb, integer),
         net.http_delete(text, jsonb, jsonb, integer),
-        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
-        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
+        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, integer, text, timestamptz, interval, text, text, text, integer, text, regproc, regproc, text, text),
+        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, net._options),
         net.wake(),
         net.worker_restart(),
         net.wait_until_running(),
@@ -178,9 +199,16 @@ begin
         net._http_collect_response(bigint, boolean),
         net.http_collect_response(bigint, boolean)
       to %1$s;
-      grant select on net._http_response, net.settings, net.policy, net.queue_limit to %1$s;
-      grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role, sign_with)
-        on net.http_request_queue to %1$s',
+      grant select on net._http_response, net.settings, net.policy, net.queue_limit, net.retry_policy, net.attempts,
+        net.callbacks to %1$s;
+      grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role, sign_with,
+        retry, attempts, first_sent_at, ordering_key, blocks_key, priority, limit_key, on_success, on_error, keep, label,
+        cancel_asked, redelivery_of)
+        on net.http_request_queue to %1$s;
+      grant select (id, method, url, timeout_milliseconds, created, login_role, set_role, sign_with, retry, attempts, ordering_key,
+        blocks_key, priority, limit_key, on_success, on_error, keep, label, redelivery_of, state, status_code, error_code, host,
+        finished)
+        on net.kept_requests to %1$s',
       users
     );
   end if;
@@ -200,8 +228,8 @@ begin
   end loop;
 
   if exists (select from pg_roles where rolname = 'net_admin') then
-    grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit
-      to net_admin;
+    grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit,
+      net.retry_policy, net.attempts, net.kept_requests, net.callbacks, net.ordering_keys to net_admin;
     grant execute on function net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
       net._refuse_endless_wait(), net.check_worker_is_up(),
       -- What `pgfetch status` and `pgfetch doctor` read the settings by.
@@ -209,17 +237,19 @@ begin
   end if;
 
   if exists (select from pg_roles where rolname = 'net_worker') then
-    grant select, update (claimed_by, due_at), delete on net.http_request_queue to net_worker;
+    grant select, update (claimed_by, due_at, attempts, first_sent_at), delete on net.http_request_queue to net_worker;
     -- UPDATE of one column, because expiry locks the rows it is about to delete (FOR UPDATE SKIP LOCKED asks for it).
     grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
-    grant select on net.policy to net_worker;
+    grant select on net.policy, net.retry_policy to net_worker;
+    grant select, insert, update, delete on net.attempts, net.kept_requests, net.idempotency_keys, net.ordering_keys, net.callbacks
+      to net_worker;
     grant usage on sequence net.worker_id_seq to net_worker;
     grant update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
       net._bytes_or_null(text), net._is_readable(text, text, jsonb, text), net._unstorable(bytea[]),
-      net._has_policies(), net._concerns(oid, oid) to net_worker;
+      net._has_policies(), net._concerns(oid, oid), net._extras(net.http_request_queue) to net_worker;
   end if;
 
   -- The new rights are the standard that `pgfetch doctor` compares with; what else has changed stays a difference.

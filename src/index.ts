@@ -27,4 +27,5 @@ export { secretDirectory } from './secrets/directory.ts';
 export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
 export { type CreateFleetOptions, createFleet } from './worker/create-fleet.ts';
 export type { Fleet, FleetDatabase, FleetEvents } from './worker/fleet.ts';
-export type { Worker, WorkerEvents, WorkerLog } from './worker/worker.ts';
+export type { WorkerEvents, WorkerLog } from './worker/parts.ts';
+export type { Worker } from './worker/worker.ts';

@@ -1,5 +1,5 @@
 import { type ProxyOptions, proxyProblem, shownProxies } from '../config/proxy-config.ts';
-import type { WorkerLog } from '../worker/worker.ts';
+import type { WorkerLog } from '../worker/parts.ts';
 import { UsageError } from './errors.ts';
 
 /**

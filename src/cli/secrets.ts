@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { WorkerOptions } from '../config/worker-config.ts';
 import { secretDirectory } from '../secrets/directory.ts';
 import { createSecrets } from '../secrets/secrets.ts';
-import type { WorkerLog } from '../worker/worker.ts';
+import type { WorkerLog } from '../worker/parts.ts';
 import { list } from './arguments.ts';
 import { UsageError } from './errors.ts';
 

@@ -4,7 +4,7 @@ import { endpointOf, serverOf } from '../postgres/endpoint.ts';
 import { createWorker } from '../worker/create.ts';
 import { createFleet } from '../worker/create-fleet.ts';
 import { withFields } from '../worker/members.ts';
-import type { WorkerLog } from '../worker/worker.ts';
+import type { WorkerLog } from '../worker/parts.ts';
 import { collect, list, wholeNumber } from './arguments.ts';
 import { type CertificateFlags, passphraseVariable, readCertificates } from './certificates.ts';
 import { connectionStringsOf } from './connection.ts';

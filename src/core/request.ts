@@ -1,3 +1,4 @@
+import type { Extras } from './extras.ts';
 import type { HostRule } from './policy.ts';
 
 /** Header fields in the order in which they are sent; a name may stand more than once. */
@@ -21,6 +22,8 @@ export type QueueRow = {
   readonly setRole: number | null;
   /** The secret that it is to be signed with. */
   readonly signWith: string | null;
+  /** What net.request was asked for beyond a request; undefined: nothing. */
+  readonly extras: Extras | undefined;
 };
 
 /** The same before its body has come: that is too large to come with the claim. */

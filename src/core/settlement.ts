@@ -1,7 +1,9 @@
 import { isUtf8 } from 'node:buffer';
+import type { Aftermath } from './aftermath.ts';
 import { decodeBody } from './decode.ts';
 import type { Outcome } from './outcome.ts';
 import type { HeaderList, QueueRow } from './request.ts';
+import { hostOf } from './urls.ts';
 
 /**
  * What is recorded of a finished request: one row of `net._http_response`. Only {@link settlementOf} makes one, and it
@@ -25,6 +27,10 @@ export type Settlement = {
   readonly redirects: number | null;
   /** Every header as a pair, in the order of the reply; null where `headersJson` says as much. */
   readonly headerListJson: string | null;
+  /** The host and port that were asked, as the URL has them. */
+  readonly host: string;
+  /** What follows beyond the response; undefined: nothing. */
+  readonly aftermath: Aftermath | undefined;
   /** The exact body; recorded only where `content` cannot hold it. */
   readonly body: Uint8Array | null;
   /** To be called when it is recorded, or never will be. */
@@ -32,7 +38,7 @@ export type Settlement = {
 };
 
 /** The row to record for what became of a request: a status or an error, never both, never neither. */
-export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
+export function settlementOf(row: QueueRow, outcome: Outcome, aftermath: Aftermath | undefined): Settlement {
   // Written out twice rather than spread: a spread costs more than all the rest of this (5 µs, in every request).
   if (outcome.kind === 'failure') {
     return {
@@ -51,6 +57,8 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
       finalUrl: outcome.redirected?.url ?? null,
       redirects: outcome.redirected?.hops ?? null,
       headerListJson: null,
+      host: hostOf(row.url),
+      aftermath,
       body: null,
       release: undefined,
     };
@@ -73,6 +81,8 @@ export function settlementOf(row: QueueRow, outcome: Outcome): Settlement {
     finalUrl: outcome.redirected?.url ?? null,
     redirects: outcome.redirected?.hops ?? null,
     headerListJson: hasRepeatedName(outcome.headers) ? headerListToJson(outcome.headers) : null,
+    host: hostOf(row.url),
+    aftermath,
     body: outcome.body,
     release: outcome.release,
   };

@@ -20,3 +20,20 @@ export function parseAbsoluteUrl(text: string): URL | undefined {
     return undefined;
   }
 }
+
+/** The host and port of a request's URL as they are written there. As `split_part(url, '/', 3)` has it: with a login, if there is one. */
+export function originOf(url: string): string {
+  const scheme = url.indexOf('/');
+  const begin = scheme < 0 ? -1 : url.indexOf('/', scheme + 1);
+  if (begin < 0) {
+    return '';
+  }
+  const end = url.indexOf('/', begin + 1);
+  return end < 0 ? url.slice(begin + 1) : url.slice(begin + 1, end);
+}
+
+/** The host and port of a request's URL, for people: without a login. */
+export function hostOf(url: string): string {
+  const origin = originOf(url);
+  return origin.slice(origin.lastIndexOf('@') + 1);
+}

@@ -3,8 +3,9 @@ import type { ProxyOptions } from '../core/proxies.ts';
 import type { SecretBindings } from '../core/secret-bindings.ts';
 import type { SecretSource } from '../core/secret-values.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
+import type { WorkerLog } from '../worker/parts.ts';
 import type { Timing } from '../worker/timing.ts';
-import type { Worker, WorkerLog } from '../worker/worker.ts';
+import type { Worker } from '../worker/worker.ts';
 
 /** How the worker inside a PGlite instance works. Everything has a default. */
 export type PgNetOptions = {

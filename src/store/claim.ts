@@ -1,3 +1,4 @@
+import { parseExtras } from '../core/extras.ts';
 import { type QueueRow, requesterOf, type UnloadedRow } from '../core/request.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 import { isUnreadable, refuseUnreadable } from './unreadable.ts';
@@ -31,7 +32,8 @@ const claimStatement: Statement = {
     due as materialized (
       select q.id
       from net.http_request_queue q
-      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and exists (select from me)
+      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and q.ordering_key is null
+        and exists (select from me)
       order by q.due_at
       limit $2
       for update skip locked
@@ -39,7 +41,8 @@ const claimStatement: Statement = {
     fresh as materialized (
       select q.id
       from net.http_request_queue q
-      where q.id > $3 and q.due_at is null and q.claimed_by is null and exists (select from me)
+      where q.id > $3 and q.due_at is null and q.claimed_by is null and q.ordering_key is null
+        and exists (select from me)
       order by q.id
       limit $2 - (select pg_catalog.count(*) from due)
       for update skip locked
@@ -62,7 +65,7 @@ const claimStatement: Statement = {
       where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, case when pg_catalog.octet_length(q.body) <= 65536 then q.body end as body,
         pg_catalog.octet_length(q.body) as body_bytes, q.timeout_milliseconds, q.login_role, q.set_role, q.sign_with,
-        q.due_at is not null as came_back
+        q.due_at is not null as came_back, net._extras(q) as extras
     )
     select c.* from me left join claimed c on true`,
 };
@@ -86,7 +89,8 @@ const claimAmongStatement: Statement = {
     due as materialized (
       select q.id
       from net.http_request_queue q
-      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and exists (select from me)
+      where q.due_at <= pg_catalog.statement_timestamp() and q.claimed_by is null and q.ordering_key is null
+        and exists (select from me)
         and (coalesce(q.set_role, q.login_role, 0) = any ($4::oid[])) = $5
         and (
           coalesce(q.set_role, q.login_role, 0)::text || '/' || pg_catalog.split_part(q.url, '/', 3) = any ($6::text[])
@@ -100,7 +104,8 @@ const claimAmongStatement: Statement = {
       from (
         select w.id, w.url, coalesce(w.set_role, w.login_role, 0) as role
         from net.http_request_queue w
-        where w.id > $3 and w.due_at is null and w.claimed_by is null and exists (select from me)
+        where w.id > $3 and w.due_at is null and w.claimed_by is null and w.ordering_key is null
+          and exists (select from me)
         order by w.id
         limit $8
       ) walked
@@ -133,14 +138,14 @@ const claimAmongStatement: Statement = {
       where q.id = any ((select ids from picked)::bigint[])
       returning q.id, q.method, q.url, q.headers, case when pg_catalog.octet_length(q.body) <= 65536 then q.body end as body,
         pg_catalog.octet_length(q.body) as body_bytes, q.timeout_milliseconds, q.login_role, q.set_role, q.sign_with,
-        q.due_at is not null as came_back
+        q.due_at is not null as came_back, net._extras(q) as extras
     )
     select
       c.*,
       case when pg_catalog.cardinality((select ids from picked)) < $2 then (
         select w.id
         from net.http_request_queue w
-        where w.id > $3 and w.due_at is null and w.claimed_by is null
+        where w.id > $3 and w.due_at is null and w.claimed_by is null and w.ordering_key is null
         order by w.id
         offset $8 - 1
         limit 1
@@ -161,6 +166,7 @@ type ClaimRow = Row & {
   set_role: number | null;
   sign_with: string | null;
   came_back: boolean;
+  extras: string | null;
   walked_up_to?: bigint | null;
 };
 
@@ -258,6 +264,7 @@ function rowOf(row: ClaimRow): QueueRow | UnloadedRow {
     loginRole: row.login_role,
     setRole: row.set_role,
     signWith: row.sign_with,
+    extras: row.extras === null ? undefined : parseExtras(row.extras),
   };
   return row.body === null && row.body_bytes !== null
     ? { ...request, body: undefined, bodyBytes: row.body_bytes }
@@ -272,15 +279,4 @@ export function roleOf(row: Pick<QueueRow, 'loginRole' | 'setRole'>): number {
 /** A role and an origin as the claim compares them. */
 export function pairOf(role: number, origin: string): string {
   return `${role}/${origin}`;
-}
-
-/** The host and port of a request's URL as they are written there. As `split_part(url, '/', 3)` has it. */
-export function originOf(url: string): string {
-  const scheme = url.indexOf('/');
-  const begin = scheme < 0 ? -1 : url.indexOf('/', scheme + 1);
-  if (begin < 0) {
-    return '';
-  }
-  const end = url.indexOf('/', begin + 1);
-  return end < 0 ? url.slice(begin + 1) : url.slice(begin + 1, end);
 }

@@ -1,3 +1,4 @@
+import { defaultTerms, type KeepRequests, type Terms } from '../core/aftermath.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 
@@ -61,6 +62,8 @@ export type Settings = {
   readonly concurrencyPerOrigin: number;
   /** How requests are sent. */
   readonly sendRules: SendRules;
+  /** What follows when they are done. */
+  readonly terms: Terms;
   /** The database to connect to, where the server says so. */
   readonly databaseName: string | null;
   /** The role to connect as, where the server says so. */
@@ -86,6 +89,7 @@ export const defaultSettings: Settings = Object.freeze({
   concurrency: 200,
   concurrencyPerOrigin: 0,
   sendRules: defaultSendRules,
+  terms: defaultTerms,
   databaseName: null,
   username: null,
   problems: Object.freeze([]),
@@ -136,6 +140,14 @@ export async function readSettings(session: Session): Promise<Settings> {
     problems.push(`${name} is ${JSON.stringify(text)}: it must be on or off; using ${fallback ? 'on' : 'off'}`);
     return fallback;
   };
+  const keepRequests = (): KeepRequests => {
+    const text = byName.get('pg_net.keep_requests')?.setting ?? '';
+    if (text === 'none' || text === 'failed' || text === 'all') {
+      return text;
+    }
+    problems.push(`pg_net.keep_requests is ${JSON.stringify(text)}: it must be none, failed or all; using failed`);
+    return 'failed';
+  };
   const given = (name: string): string | null => {
     const row = byName.get(name);
     return row === undefined || row.source === 'default' || row.setting === '' ? null : row.setting;
@@ -149,6 +161,11 @@ export async function readSettings(session: Session): Promise<Settings> {
       responseBytesMax: responseBytesMax(),
       followInsecureRedirects: isOn('pg_net.follow_insecure_redirects', defaultSendRules.followInsecureRedirects),
       decompress: isOn('pg_net.decompress', defaultSendRules.decompress),
+    },
+    terms: {
+      ...defaultTerms,
+      retry: { ...defaultTerms.retry, maxAttempts: integer('pg_net.max_attempts', 1, 100, 1) },
+      keepRequests: keepRequests(),
     },
     databaseName: given('pg_net.database_name'),
     username: given('pg_net.username'),

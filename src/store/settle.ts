@@ -1,5 +1,7 @@
+import type { Aftermath } from '../core/aftermath.ts';
 import { charactersToCheck, type Settlement, unrecordable, withoutCharacters } from '../core/settlement.ts';
-import { PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
+import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
+import { type Followed, putBackForRetry, recordAftermath } from './aftermath.ts';
 
 /**
  * Records a group of finished requests: deletes their queue rows and inserts their responses, in one statement.
@@ -19,12 +21,14 @@ const settleStatement: Statement = {
       from rows from (
         unnest(
           $2::bigint[], $3::integer[], $4::text[], $6::text[], $7::bytea[], $8::boolean[], $9::boolean[],
-          $10::text[], $11::text[], $12::oid[], $13::oid[], $14::text[], $15::integer[], $16::text[]
+          $10::text[], $11::text[], $12::oid[], $13::oid[], $14::text[], $15::integer[], $16::text[],
+          $17::text[], $18::text[], $19::integer[], $20::boolean[]
         ),
         pg_catalog.jsonb_array_elements($5::text::jsonb)
       ) as f (
         id, status_code, content_type, content, content_bytes, timed_out, truncated,
-        error_msg, error_code, login_role, set_role, final_url, redirects, header_list, headers
+        error_msg, error_code, login_role, set_role, final_url, redirects, header_list,
+        host, label, attempts, is_dead, headers
       )
       where exists (select from me)
     ),
@@ -36,12 +40,14 @@ const settleStatement: Statement = {
     )
     insert into net._http_response (
       id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
-      content_bytes, truncated, login_role, set_role, final_url, redirects, header_list, created
+      content_bytes, truncated, login_role, set_role, final_url, redirects, header_list,
+      host, label, attempts, is_dead, created
     )
     select
       f.id, f.status_code, f.content_type, nullif(f.headers, 'null'), f.content, coalesce(f.timed_out, false),
       f.error_msg, f.error_code, f.content_bytes, f.truncated, f.login_role, f.set_role,
-      f.final_url, f.redirects, f.header_list::jsonb, pg_catalog.clock_timestamp()
+      f.final_url, f.redirects, f.header_list::jsonb,
+      f.host, f.label, f.attempts, f.is_dead, pg_catalog.clock_timestamp()
     from finished f
     where (select pg_catalog.count(*) from done) = pg_catalog.cardinality($2)
       or (select q.claimed_by is not distinct from $1 from net.http_request_queue q where q.id = f.id) is not false
@@ -75,11 +81,13 @@ const settleOneStatement: Statement = {
     recorded as (
       insert into net._http_response (
         id, status_code, content_type, headers, content, timed_out, error_msg, error_code,
-        content_bytes, truncated, login_role, set_role, final_url, redirects, header_list, created
+        content_bytes, truncated, login_role, set_role, final_url, redirects, header_list,
+        host, label, attempts, is_dead, created
       )
       select
         f.id, $3::integer, $4::text, $5::text::jsonb, $6::text, $8::boolean, $10::text, $11::text,
         $7::bytea, $9::boolean, $12::oid, $13::oid, $14::text, $15::integer, $16::text::jsonb,
+        $17::text, $18::text, $19::integer, $20::boolean,
         pg_catalog.clock_timestamp()
       from finished f
       on conflict (id) do nothing
@@ -97,8 +105,17 @@ function column<T>(values: readonly (T | null)[]): readonly (T | null)[] | null 
   return values.every((value) => value === null) ? null : values;
 }
 
-/** Records the group; returns the ids that are recorded. Fewer than given: the worker has lost its registration. */
-async function settleAll(session: Session, workerId: bigint, group: readonly Settlement[]): Promise<readonly bigint[]> {
+/** The attempts as they are recorded: only where there was more than one. */
+function attemptsOf(aftermath: Aftermath | undefined): number | null {
+  return aftermath !== undefined && aftermath.attempt > 1 ? aftermath.attempt : null;
+}
+
+/** Records their responses; returns the ids that are recorded. Fewer than given: the worker has lost its registration. */
+async function recordResponses(
+  session: Session,
+  workerId: bigint,
+  group: readonly Settlement[],
+): Promise<readonly bigint[]> {
   const rows = await session.query<Row & { id: bigint }>(settleStatement, [
     workerId,
     group.map((s) => s.id),
@@ -116,6 +133,10 @@ async function settleAll(session: Session, workerId: bigint, group: readonly Set
     column(group.map((s) => s.finalUrl)),
     column(group.map((s) => s.redirects)),
     column(group.map((s) => s.headerListJson)),
+    column(group.map((s) => s.host)),
+    column(group.map((s) => s.aftermath?.label ?? null)),
+    column(group.map(({ aftermath }) => attemptsOf(aftermath))),
+    column(group.map((s) => s.aftermath?.state === 'dead' || null)),
   ]);
   return rows.map((row) => row.id);
 }
@@ -123,6 +144,10 @@ async function settleAll(session: Session, workerId: bigint, group: readonly Set
 /** What became of a group. Neither recorded nor refused: the worker has lost its registration. */
 export type Settled = {
   readonly recorded: readonly bigint[];
+  /** Those that went back into the queue, to be tried again. */
+  readonly returned: readonly bigint[];
+  /** After how many milliseconds the first of them is due; Infinity where there is none. */
+  readonly retryInMs: number;
   /** Rows that the database would not take by themselves: to be tried again later. */
   readonly refused: readonly Settlement[];
   /** Why the last of those was refused. */
@@ -137,18 +162,18 @@ const refusalsMax = 20;
  * best it can be; one that is locked by a user, or that a trigger raises for, is handed back: it never fails the others.
  * Throws where nothing at all can be recorded.
  */
-export async function settle(session: Session, workerId: bigint, group: readonly Settlement[]): Promise<Settled> {
-  const recorded: bigint[] = [];
+export async function settle(db: Database, workerId: bigint, group: readonly Settlement[]): Promise<Settled> {
+  const settled: bigint[] = [];
   const refused: Settlement[] = [];
   let refusal: PostgresError | undefined;
 
   const settleHalves = async (part: readonly Settlement[]): Promise<void> => {
-    if (recorded.length === 0 && refused.length >= refusalsMax) {
+    if (settled.length === 0 && refused.length >= refusalsMax) {
       refused.push(...part);
       return;
     }
     try {
-      recorded.push(...(await settleAll(session, workerId, part)));
+      settled.push(...(await settleAll(db, workerId, part)));
     } catch (error) {
       const [only] = part;
       if (part.length > 1 && isRefusal(error)) {
@@ -156,12 +181,12 @@ export async function settle(session: Session, workerId: bigint, group: readonly
         await settleHalves(part.slice(0, half));
         await settleHalves(part.slice(half));
       } else if (only !== undefined && isRefusal(error)) {
-        const outcome = await settleOne(session, workerId, only);
+        const outcome = await settleOne(db, workerId, only);
         if (outcome instanceof PostgresError) {
           refusal = outcome;
           refused.push(only);
         } else {
-          recorded.push(...outcome);
+          settled.push(...outcome);
         }
       } else {
         throw error;
@@ -169,48 +194,72 @@ export async function settle(session: Session, workerId: bigint, group: readonly
     }
   };
 
-  await settleHalves(group);
-  if (recorded.length === 0 && refusal !== undefined && !isAboutTheRow(refusal)) {
+  for (const part of [group.filter(isPlain), group.filter(isFollowed), group.filter(isRetried)]) {
+    if (part.length > 0) {
+      await settleHalves(part);
+    }
+  }
+  if (settled.length === 0 && refusal !== undefined && !isAboutTheRow(refusal)) {
     throw refusal;
   }
-  return { recorded, refused, refusal };
+  const retried = new Map(group.filter(isRetried).map(({ id, aftermath }) => [id, aftermath.retryInMs ?? 0]));
+  const returned = settled.filter((id) => retried.has(id));
+  return {
+    recorded: settled.filter((id) => !retried.has(id)),
+    returned,
+    retryInMs: Math.min(...returned.map((id) => retried.get(id) ?? 0)),
+    refused,
+    refusal,
+  };
+}
+
+function isPlain(settlement: Settlement): boolean {
+  return settlement.aftermath === undefined;
+}
+
+function isRetried(settlement: Settlement): settlement is Followed {
+  return settlement.aftermath?.retryInMs !== undefined;
+}
+
+function isFollowed(settlement: Settlement): settlement is Followed {
+  return !isPlain(settlement) && !isRetried(settlement);
+}
+
+/** Settles requests of one kind: plain ones, those with an aftermath, or those that are to be tried again. */
+async function settleAll(db: Database, workerId: bigint, part: readonly Settlement[]): Promise<readonly bigint[]> {
+  if (part.every(isPlain)) {
+    return await recordResponses(db, workerId, part);
+  } else if (part.every(isRetried)) {
+    return await putBackForRetry(db, workerId, part);
+  }
+  return await db.transaction(async (session) => {
+    await recordAftermath(session, workerId, part.filter(isFollowed));
+    return await recordResponses(session, workerId, part);
+  });
 }
 
 /** One row that was refused: as it is, then without the characters that the database lacks, then as unrecordable. */
 async function settleOne(
-  session: Session,
+  db: Database,
   workerId: bigint,
   settlement: Settlement,
 ): Promise<readonly bigint[] | PostgresError> {
+  if (isRetried(settlement)) {
+    return locked;
+  }
   let last: PostgresError = locked;
   const forms = [
     async (): Promise<Settlement> => settlement,
-    async (): Promise<Settlement> =>
-      withoutCharacters(settlement, await unstorable(session, charactersToCheck(settlement))),
+    async (): Promise<Settlement> => withoutCharacters(settlement, await unstorable(db, charactersToCheck(settlement))),
     async (): Promise<Settlement> => unrecordable(settlement, last.code),
   ];
   for (const form of forms) {
     try {
       const s = await form();
-      const rows = await session.query<Row & { id: bigint }>(settleOneStatement, [
-        workerId,
-        s.id,
-        s.statusCode,
-        s.contentType,
-        s.headersJson,
-        s.content,
-        s.contentBytes,
-        s.timedOut,
-        s.truncated,
-        s.errorMessage,
-        s.errorCode,
-        s.loginRole,
-        s.setRole,
-        s.finalUrl,
-        s.redirects,
-        s.headerListJson,
-      ]);
-      return rows.length > 0 ? rows.map((row) => row.id) : locked;
+      const ids = isFollowed(s)
+        ? await db.transaction((session) => recordOne(session, workerId, s))
+        : await recordOne(db, workerId, s);
+      return ids.length > 0 ? ids : locked;
     } catch (error) {
       if (!isRefusal(error)) {
         throw error;
@@ -222,6 +271,35 @@ async function settleOne(
     }
   }
   return last;
+}
+
+async function recordOne(session: Session, workerId: bigint, s: Settlement): Promise<readonly bigint[]> {
+  if (isFollowed(s)) {
+    await recordAftermath(session, workerId, [s]);
+  }
+  const rows = await session.query<Row & { id: bigint }>(settleOneStatement, [
+    workerId,
+    s.id,
+    s.statusCode,
+    s.contentType,
+    s.headersJson,
+    s.content,
+    s.contentBytes,
+    s.timedOut,
+    s.truncated,
+    s.errorMessage,
+    s.errorCode,
+    s.loginRole,
+    s.setRole,
+    s.finalUrl,
+    s.redirects,
+    s.headerListJson,
+    s.host,
+    s.aftermath?.label ?? null,
+    attemptsOf(s.aftermath),
+    s.aftermath?.state === 'dead' || null,
+  ]);
+  return rows.map((row) => row.id);
 }
 
 const locked: PostgresError = new PostgresError('the request is locked by another transaction', '55P03');

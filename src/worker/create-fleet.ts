@@ -5,9 +5,10 @@ import { type Endpoint, endpointOf, serverOf } from '../postgres/endpoint.ts';
 import { createSecrets, type Secrets } from '../secrets/secrets.ts';
 import { connectToServer, createSender } from './create.ts';
 import { Fleet, type FleetServer } from './fleet.ts';
+import type { WorkerLog } from './parts.ts';
 import type { Send } from './pipeline.ts';
 import { explainFailure } from './problems.ts';
-import { Worker, type WorkerLog } from './worker.ts';
+import { Worker } from './worker.ts';
 
 export type CreateFleetOptions = FleetOptions & {
   /** Where the fleet and its workers write what they do; each line of a worker has the field `database`. Default: nowhere. */

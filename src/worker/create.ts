@@ -11,7 +11,8 @@ import { openPglite } from '../postgres/pglite.ts';
 import { createSecrets } from '../secrets/secrets.ts';
 import { sessionSettings } from '../store/session.ts';
 import type { Target } from './opening.ts';
-import { Worker, type WorkerLog } from './worker.ts';
+import type { WorkerLog } from './parts.ts';
+import { Worker } from './worker.ts';
 
 /**
  * What {@link createWorker} uses of a PGlite instance, written out so that this package's types need no other package. Every

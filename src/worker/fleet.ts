@@ -2,9 +2,10 @@ import { EventEmitter } from 'node:events';
 import { backoffMs } from '../core/backoff.ts';
 import type { Database } from '../postgres/database.ts';
 import { Members, withFields } from './members.ts';
+import type { WorkerLog } from './parts.ts';
 import { explainFailure } from './problems.ts';
 import { Signal } from './signal.ts';
-import type { Worker, WorkerLog } from './worker.ts';
+import type { Worker } from './worker.ts';
 
 /** A database of a server. */
 export type FleetDatabase = {

@@ -1,3 +1,4 @@
+import { aftermathOf, defaultTerms, type Terms } from '../core/aftermath.ts';
 import { Bag } from '../core/bag.ts';
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
@@ -34,6 +35,8 @@ export class Flights {
   onLanded: () => void = () => {};
   /** How requests are sent from now on; whoever has read the settings sets it. */
   sendRules: SendRules = defaultSendRules;
+  /** What follows when they are done; whoever has read the settings sets it. */
+  terms: Terms = defaultTerms;
   readonly #stages: Stages;
   readonly #bodies = new Bodies();
   readonly #inAir = new Bag<Flight>();
@@ -132,7 +135,7 @@ export class Flights {
   #start(claimed: Claimed, lane: Lane): void {
     const { row, standing } = claimed;
     if (row.body !== undefined) {
-      this.#follow(claimed, lane, carryOut(row, standing, this.#stages, this.sendRules), undefined);
+      this.#follow(claimed, lane, carryOut(row, standing, this.#stages, this.sendRules, this.terms), undefined);
     } else {
       const waiting = new AbortController();
       this.#follow(claimed, lane, this.#carryOutLarge(row, claimed, waiting.signal), waiting);
@@ -159,10 +162,16 @@ export class Flights {
   async #carryOutLarge(row: UnloadedRow, claimed: Claimed, signal: AbortSignal): Promise<Settlement> {
     const loan = await this.#bodies.borrow(row, claimed.workerId, signal);
     if (loan.kind === 'failure') {
-      return settlementOf({ ...row, body: null }, loan);
+      const endedAtMs = this.#stages.clock();
+      const bare = { ...row, body: null };
+      return settlementOf(
+        bare,
+        loan,
+        aftermathOf(bare, loan, { startedAtMs: endedAtMs, endedAtMs, random: this.#stages.random }, this.terms),
+      );
     }
     try {
-      return await carryOut({ ...row, body: loan.body }, claimed.standing, this.#stages, this.sendRules);
+      return await carryOut({ ...row, body: loan.body }, claimed.standing, this.#stages, this.sendRules, this.terms);
     } finally {
       loan.release();
     }

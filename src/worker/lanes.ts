@@ -1,6 +1,7 @@
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
-import { originOf, type Part, roleOf } from '../store/claim.ts';
+import { originOf } from '../core/urls.ts';
+import { type Part, roleOf } from '../store/claim.ts';
 
 /** How many requests may be in flight, over all and to one origin. */
 export type Slots = { readonly total: number; readonly perOrigin: number };

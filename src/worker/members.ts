@@ -2,8 +2,9 @@ import { type Database, PostgresError } from '../postgres/database.ts';
 import { readDatabases } from '../store/databases.ts';
 import { explain } from './explain.ts';
 import { examine } from './opening.ts';
+import type { WorkerLog } from './parts.ts';
 import { explainFailure } from './problems.ts';
-import type { Worker, WorkerLog } from './worker.ts';
+import type { Worker } from './worker.ts';
 
 /** More databases than any server is likely to have. */
 const databasesMax = 10_000;

@@ -1,6 +1,6 @@
 import type { Pause } from '../store/pause.ts';
 import { describePause } from './explain.ts';
-import type { WorkerLog } from './worker.ts';
+import type { WorkerLog } from './parts.ts';
 
 export type PausingParts = {
   /** How long what is in flight may take to be finished when a pause begins. */

@@ -1,4 +1,5 @@
 import { admit } from '../core/admit.ts';
+import { aftermathOf, type Terms } from '../core/aftermath.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { Standing } from '../core/policy.ts';
 import type { ClaimedRequest, QueueRow, SendableRequest } from '../core/request.ts';
@@ -11,7 +12,14 @@ import type { Furnish } from '../secrets/secrets.ts';
 export type Send = (request: SendableRequest, rules: SendRules) => Promise<Outcome>;
 
 /** What the way of a request needs of others. */
-export type Stages = { readonly furnish: Furnish; readonly send: Send };
+export type Stages = {
+  readonly furnish: Furnish;
+  readonly send: Send;
+  /** Milliseconds since 1970. */
+  readonly clock: () => number;
+  /** Gives numbers in [0, 1). */
+  readonly random: () => number;
+};
 
 /**
  * The whole way of a claimed request: `QueueRow → SendableRequest → Outcome → Settlement`. Each stage takes what only the
@@ -23,7 +31,9 @@ export async function carryOut(
   standing: Standing,
   stages: Stages,
   rules: SendRules,
+  terms: Terms,
 ): Promise<Settlement> {
+  const startedAtMs = stages.clock();
   const request = admit(row, standing.hostRules);
   const outcome =
     request.kind === 'sendable'
@@ -31,7 +41,8 @@ export async function carryOut(
       : request.kind === 'claimed'
         ? await sendWithSecrets(request, standing, stages, rules)
         : request;
-  return settlementOf(row, outcome);
+  const attempt = { startedAtMs, endedAtMs: stages.clock(), random: stages.random };
+  return settlementOf(row, outcome, aftermathOf(row, outcome, attempt, terms));
 }
 
 /** The longer way: `ClaimedRequest → SendableRequest → Outcome`, with the secrets in the middle only. */

@@ -1,5 +1,5 @@
 import { PostgresError } from '../postgres/database.ts';
-import type { WorkerLog } from './worker.ts';
+import type { WorkerLog } from './parts.ts';
 
 /** Raised within, for what keeps a worker from serving: it says so once and tries again. */
 export class NotReady extends Error {

@@ -14,8 +14,8 @@ export type RecorderOptions = {
   readonly db: Database;
   readonly workerId: bigint;
   readonly flights: Flights;
-  /** After each group: the ids recorded, and how many were meant to be. */
-  readonly onRecorded: (ids: readonly bigint[], meant: number) => void;
+  /** After each group: what became of it, and how many were lost to us because our registration is gone. */
+  readonly onSettled: (settled: Settled, lost: number) => void;
   /** The database failed; what was to be recorded has been put back. */
   readonly onFailure: (error: unknown) => void;
   /** Some rows alone were refused (locked by a user, a trigger that raises); they are tried again later. */
@@ -67,7 +67,7 @@ export class Recorder {
   }
 
   async #recordGroup(): Promise<void> {
-    const { flights, db, workerId, onRecorded, onDeferred } = this.#o;
+    const { flights, db, workerId, onSettled, onDeferred } = this.#o;
     const group = flights.takeLanded(settleRowsMax, settleBytesMax);
     let settled: Settled;
     try {
@@ -80,7 +80,7 @@ export class Recorder {
       flights.putBack(group);
       throw error;
     }
-    const { recorded, refused, refusal } = settled;
+    const { recorded, returned, refused, refusal } = settled;
     const isRefused = new Set(refused.map(({ id }) => id));
     const deferred = group.filter(({ settlement }) => isRefused.has(settlement.id));
     if (deferred.length === 0) {
@@ -91,7 +91,7 @@ export class Recorder {
       this.#later(deferred);
     }
     flights.recorded(group.filter(({ settlement }) => !isRefused.has(settlement.id)));
-    onRecorded(recorded, group.length - deferred.length);
+    onSettled(settled, group.length - deferred.length - recorded.length - returned.length);
   }
 
   #later(deferred: readonly Landed[]): void {

@@ -1,22 +1,20 @@
 import type { Database } from '../postgres/database.ts';
 import { type Claimed, claim } from '../store/claim.ts';
-import { expire, nextExpiryMs } from '../store/expire.ts';
-import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import type { Asked } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
-import { nextDueMs } from '../store/wake.ts';
+import type { Settled } from '../store/settle.ts';
 import { type BacklogLook, Backlogs } from './backlogs.ts';
 import type { Flights } from './flights.ts';
 import { Lease } from './lease.ts';
 import { Lookout } from './lookout.ts';
 import type { Orders } from './orders.ts';
-import { OtherPromises } from './other-promises.ts';
 import { Recorder } from './recorder.ts';
 import { hasNewOrder } from './restart-notices.ts';
 import type { Signal } from './signal.ts';
 import type { Standings } from './standings.ts';
 import type { Timing } from './timing.ts';
+import { Upkeep } from './upkeep.ts';
 
 export type ServiceContext = {
   readonly db: Database;
@@ -42,15 +40,8 @@ export type ServiceContext = {
 /** Why a service ended by itself: told to stop, told to restart, or its registration is gone. */
 export type ServiceEnd = 'stopped' | 'restart' | 'fenced';
 
-/** One step of expiry: a millisecond or so, so that traffic beside it does not wait. */
-const expireRowsMax = 200;
 /** Restarts asked for in quicker succession are answered by one: any role may ask for them. */
 const restartEveryMs = 500;
-/** The least time between two rounds of tending: expiring a million responses, traffic goes between the steps. */
-const tendEveryMs = 5;
-
-/** How often a busy worker looks at the whole queue, for what no rule covers: rows that a user had locked, or inserted by hand. */
-const sweepEveryMs = 10_000;
 
 const never = Number.POSITIVE_INFINITY;
 
@@ -67,20 +58,15 @@ export class Service {
   readonly #lease: Lease;
   readonly #beganMs: number;
   #lastActiveMs: number;
-  #lastTendedMs: number;
   #lastPingMs: number;
   #isSilent = false;
   #drainsTold = 0;
   /** The whole queue has been looked at for who waits for it to be empty, since something was last found. */
   #sweepsForDrain = false;
   #isBacklogsTurn = false;
-  /** When to tend though nothing happens: a response expires, a request falls due, a lease of another worker ends. */
-  #alarmMs = never;
-  readonly #otherPromises: OtherPromises;
-  #expiredUpTo = new Date(0);
+  readonly #upkeep: Upkeep;
   #isFenced = false;
   #isEnded = false;
-  #lastSweptMs: number;
   #failure: unknown;
 
   constructor(context: ServiceContext) {
@@ -98,23 +84,22 @@ export class Service {
       now,
     );
     this.#lastActiveMs = now;
-    this.#lastTendedMs = now;
-    this.#lastSweptMs = now;
     this.#lastPingMs = now;
     const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
     context.flights.sendRules = sendRules;
+    context.flights.terms = context.settings.terms;
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.useSession(context.db);
     for (const part of context.flights.parkedParts) {
       this.#backlogs.open(part, 0n);
     }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
-    this.#otherPromises = new OtherPromises(context.timing.promiseMs);
+    this.#upkeep = new Upkeep(context, this.#lookout, now);
     this.#recorder = new Recorder({
       db: context.db,
       workerId: context.workerId,
       flights: context.flights,
-      onRecorded: (ids, meant) => this.#recorded(ids, meant),
+      onSettled: (settled, lost) => this.#settled(settled, lost),
       onDeferred: (rows, error) =>
         context.warn(
           `${rows} responses could not be recorded and are tried again: ${error instanceof Error ? error.message : String(error)}`,
@@ -139,7 +124,7 @@ export class Service {
   /** A worker, which may be this one, has announced a promise to look. */
   promiseAnnounced(): void {
     if (!this.#lookout.isOwnAnnouncement()) {
-      this.#otherPromises.announced(this.#c.now());
+      this.#upkeep.otherPromises.announced(this.#c.now());
       this.#c.signal.raise();
     }
   }
@@ -278,12 +263,16 @@ export class Service {
     }
   }
 
-  #recorded(ids: readonly bigint[], meant: number): void {
-    this.#stir(this.#c.now());
-    if (ids.length > 0) {
-      this.#c.onRecorded(ids);
+  #settled({ recorded, returned, retryInMs }: Settled, lost: number): void {
+    const now = this.#c.now();
+    this.#stir(now);
+    if (recorded.length > 0) {
+      this.#c.onRecorded(recorded);
     }
-    if (ids.length < meant) {
+    if (returned.length > 0) {
+      this.#upkeep.alarm(now + retryInMs);
+    }
+    if (lost > 0) {
       // Somebody may have taken our registration: renewing the lease tells.
       this.#doubtLease();
     }
@@ -330,11 +319,7 @@ export class Service {
   }
 
   get #tendAtMs(): number {
-    const { listens, timing } = this.#c;
-    // A worker that polls hears of no other's promise: it looks after the others by itself.
-    const everyMs = this.#isActive ? timing.reclaimEveryMs : listens ? never : timing.leaseMs / 2;
-    const rhythm = this.#lastTendedMs + everyMs;
-    return Math.max(Math.min(this.#alarmMs, this.#otherPromises.overAtMs, rhythm), this.#lastTendedMs + tendEveryMs);
+    return this.#upkeep.tendAtMs(this.#isActive);
   }
 
   get #quietAtMs(): number {
@@ -345,42 +330,13 @@ export class Service {
     return Math.max(this.#lastActiveMs, this.#lastPingMs) + this.#c.timing.pingEveryMs;
   }
 
-  /** Frees what dead workers held, expires old responses, and sets the alarm for the next time something is due. */
+  /** Tends what time brings. */
   async #tend(now: number): Promise<void> {
-    const { db, workerId, settings, timing, flights, standings, warn } = this.#c;
-    this.#lastTendedMs = now;
-    this.#alarmMs = never;
-    if (now - this.#lastSweptMs >= sweepEveryMs) {
-      this.#lastSweptMs = now;
-      this.#lookout.sweep();
-    }
-    this.#lookout.lookNow();
+    const { flights, standings } = this.#c;
     await flights.renewStandings(standings);
-    const { freed: freedByDeath, buried, watchMs } = await reclaim(db, workerId);
-    // What a dead worker claimed while it was being buried.
-    const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);
-    // It may have promised to look after we last looked in its stead.
-    if (buried > 0 || now >= this.#otherPromises.overAtMs) {
-      this.#otherPromises.forget();
-      await this.#lookout.takeOver();
-    }
-    if (freed > 0) {
-      warn(`${freed} requests of a worker that is gone are free again`);
+    if ((await this.#upkeep.tend(now)) > 0) {
       this.#stir(now);
     }
-    const step = await expire(db, settings.ttlMs, expireRowsMax, this.#expiredUpTo);
-    this.#expiredUpTo = step.upTo;
-    const expiryMs = step.rows === expireRowsMax ? 0 : await nextExpiryMs(db, settings.ttlMs, this.#expiredUpTo);
-    const dueMs = await nextDueMs(db);
-    this.#alarmMs = Math.min(
-      // One that is due and was passed over is locked by somebody.
-      expiryMs === null
-        ? never
-        : now + (expiryMs <= 0 && step.rows < expireRowsMax ? timing.reclaimEveryMs : expiryMs + 1),
-      // One that is due already is taken by the look that follows, as soon as there is a slot.
-      dueMs === null || dueMs <= 0 ? never : now + dueMs,
-      watchMs === null ? never : now + Math.min(watchMs + 1, timing.reclaimEveryMs),
-    );
   }
 
   /** How long the loop may sleep; undefined: until something happens. */

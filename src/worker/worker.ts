@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { type BackoffOptions, backoffMs } from '../core/backoff.ts';
+import { backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { noSecrets, type Secrets } from '../secrets/secrets.ts';
 import { readPause } from '../store/pause.ts';
@@ -8,10 +8,10 @@ import { deregister, detach, type Registration, register } from '../store/regist
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
-import { type Opened, openServed, type Ready, type Target } from './opening.ts';
+import { type Opened, openServed, type Ready } from './opening.ts';
 import type { Orders } from './orders.ts';
+import type { WorkerEvents, WorkerLog, WorkerParts } from './parts.ts';
 import { Pausing } from './pausing.ts';
-import type { Send } from './pipeline.ts';
 import { Problems } from './problems.ts';
 import { hasNewOrder, RestartNotices } from './restart-notices.ts';
 import { Service } from './service.ts';
@@ -19,50 +19,6 @@ import { Signal } from './signal.ts';
 import { Standings } from './standings.ts';
 import { defaultTiming, type Timing } from './timing.ts';
 import { watched } from './watchdog.ts';
-
-/** The lines that a worker writes. pino's loggers fit. */
-export type WorkerLog = {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-};
-
-export type WorkerEvents = {
-  /** The worker is connected, registered, and serves the queue. */
-  ready: [{ readonly workerId: bigint; readonly database: string; readonly listens: boolean }];
-  /** These requests have their responses recorded. */
-  recorded: [ids: readonly bigint[]];
-  /** It cannot serve; it goes on trying. Emitted once for the same problem; its message says what to do, its cause is the error. */
-  problem: [Error];
-  /** The database is paused: it finishes what is in flight, stays away, and is `ready` again when the pause has ended. */
-  paused: [{ readonly database: string; readonly since: Date; readonly by: string | null }];
-  /** It has stopped; nothing follows. */
-  stopped: [];
-};
-
-export type WorkerParts = {
-  /** Opens a database session. Called again after every loss. */
-  readonly connect: (target: Target) => Promise<Database>;
-  /** Sends one request; see `src/http`. */
-  readonly send: Send;
-  /** What requests may refer to. Default: nothing. */
-  readonly secrets?: Secrets;
-  /** Called once, when the worker has stopped. */
-  readonly dispose?: () => Promise<void>;
-  /** Serves where `connect({})` leads, whatever `pg_net.database_name` says. Default false. */
-  readonly staysInDatabase?: boolean;
-  /** Where it runs, for people (`net.worker.name`). */
-  readonly name: string;
-  readonly version: string;
-  readonly timing?: Partial<Timing>;
-  /** How long `stop` waits for requests in flight before it gives them back to the queue, in milliseconds. */
-  readonly stopTimeoutMs: number;
-  readonly reconnect?: BackoffOptions;
-  readonly log?: WorkerLog;
-  /** A monotonic clock, in milliseconds. */
-  readonly now?: () => number;
-  readonly random?: () => number;
-};
 
 /** A connection that served this long was sound: what ends it is a new problem, and the backoff begins anew. */
 const healthyMs = 10_000;
@@ -109,7 +65,12 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#log = parts.log ?? silentLog;
     this.#problems = new Problems(this.#log, (problem) => this.emit('problem', problem));
     this.#secrets = parts.secrets ?? noSecrets;
-    this.#flights = new Flights({ furnish: this.#secrets.furnish, send: parts.send });
+    this.#flights = new Flights({
+      furnish: this.#secrets.furnish,
+      send: parts.send,
+      clock: parts.clock ?? Date.now,
+      random: parts.random ?? Math.random,
+    });
     this.#pausing = new Pausing({
       stopTimeoutMs: parts.stopTimeoutMs,
       log: this.#log,

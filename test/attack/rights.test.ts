@@ -132,8 +132,8 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
       grant usage on schema net to victim;
       grant execute on function net.http_get(text, jsonb, jsonb, integer) to victim;
       grant execute on function
-        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text),
-        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text) to victim;
+        net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, integer, text, timestamptz, interval, text, text, text, integer, text, regproc, regproc, text, text),
+        net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, net._options) to victim;
       grant select on net._http_response to victim`);
     const { rows } = await victim.query('select net.http_get($1) as id', [`${echo.url}/get`]);
     await victim.query(`begin; select net.request('PUT', 'http://127.0.0.1:1/'); rollback`);

@@ -110,7 +110,7 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     truncated: false,
     timings: noTimings,
   } as const;
-  const [odd, orphan, ...plain] = rows.map((row) => settlementOf({ ...row, body: null }, reply));
+  const [odd, orphan, ...plain] = rows.map((row) => settlementOf({ ...row, body: null }, reply, undefined));
   must((await settle(db, id, plain)).recorded.length === 4, 'answers are not recorded');
   must(odd !== undefined && orphan !== undefined, 'there is nothing more to record');
   // Refused as it is: taken apart, looked at, recorded as best it can be.

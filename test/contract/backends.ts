@@ -17,7 +17,8 @@ import { openPglite } from '../../src/postgres/pglite.ts';
 import { extensionFiles } from '../../src/schema/scripts.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import type { Target } from '../../src/worker/opening.ts';
-import { Worker, type WorkerLog, type WorkerParts } from '../../src/worker/worker.ts';
+import type { WorkerLog, WorkerParts } from '../../src/worker/parts.ts';
+import { Worker } from '../../src/worker/worker.ts';
 import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
 
 /**

@@ -262,6 +262,7 @@ describe.each(backends)('$name', (backend) => {
       loginRole: null,
       setRole: null,
       signWith: null,
+      extras: undefined,
     };
     await fc.assert(
       fc.asyncProperty(fc.array(value, { minLength: 20, maxLength: 60 }), async (values) => {

@@ -322,6 +322,7 @@ describe.each(backends)('$name', (backend) => {
           loginRole: null,
           setRole: null,
           signWith: null,
+          extras: undefined,
         };
         const admitted = admit({ ...row, headersJson }, undefined);
         return admitted.kind === 'sendable' && firstHops.of(admitted, false).kind === 'hop';

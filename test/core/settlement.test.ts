@@ -17,6 +17,7 @@ const row: QueueRow = {
   loginRole: 10,
   setRole: null,
   signWith: null,
+  extras: undefined,
 };
 
 const headerText = fc.oneof(
@@ -47,7 +48,7 @@ describe('a settlement', () => {
   test('has a status or an error, never both, never neither, and nothing that text cannot hold', () => {
     fc.assert(
       fc.property(outcome, (result) => {
-        const settlement = settlementOf(row, result);
+        const settlement = settlementOf(row, result, undefined);
         expect((settlement.statusCode === null) !== (settlement.errorMessage === null)).toBe(true);
         expect((settlement.errorMessage === null) === (settlement.errorCode === null)).toBe(true);
         expect(settlement.timedOut).toBe(settlement.errorCode === 'timed_out');
@@ -61,7 +62,7 @@ describe('a settlement', () => {
   test('says where a request was redirected to, and loses no header', () => {
     fc.assert(
       fc.property(outcome, redirected, (result, place) => {
-        const settlement = settlementOf(row, { ...result, redirected: place });
+        const settlement = settlementOf(row, { ...result, redirected: place }, undefined);
         expect(settlement).toMatchObject({ finalUrl: place?.url ?? null, redirects: place?.hops ?? null });
         if (result.kind === 'failure') {
           expect(settlement.headerListJson).toBeNull();
@@ -93,7 +94,7 @@ describe('a settlement', () => {
       ['x', value],
     ] as const;
     const reply = { kind: 'reply', status: 200, headers, body: new Uint8Array(), truncated: false, timings: noTimings };
-    const settlement = settlementOf(row, reply as Outcome);
+    const settlement = settlementOf(row, reply as Outcome, undefined);
     expect(settlement.contentType).toBe(text);
     expect(JSON.parse(settlement.headersJson ?? '')).toEqual({ 'Content-Type': text, x: text });
     expect(JSON.parse(settlement.headerListJson ?? '')).toEqual([
@@ -106,7 +107,7 @@ describe('a settlement', () => {
   test('that cannot be recorded as it is still has a status or an error', () => {
     fc.assert(
       fc.property(outcome, (result) => {
-        const settlement = settlementOf(row, result);
+        const settlement = settlementOf(row, result, undefined);
         for (const form of [
           withoutCharacters(settlement, charactersToCheck(settlement)),
           unrecordable(settlement, '22000'),
@@ -120,18 +121,22 @@ describe('a settlement', () => {
   });
 
   test('keeps header names as the server wrote them; __proto__ is a name like any other', () => {
-    const settlement = settlementOf(row, {
-      kind: 'reply',
-      status: 200,
-      headers: [
-        ['X-Case', 'a'],
-        ['__proto__', 'b'],
-        ['Content-Type', 'text/plain'],
-      ],
-      body: new Uint8Array(),
-      truncated: false,
-      timings: noTimings,
-    });
+    const settlement = settlementOf(
+      row,
+      {
+        kind: 'reply',
+        status: 200,
+        headers: [
+          ['X-Case', 'a'],
+          ['__proto__', 'b'],
+          ['Content-Type', 'text/plain'],
+        ],
+        body: new Uint8Array(),
+        truncated: false,
+        timings: noTimings,
+      },
+      undefined,
+    );
     expect(settlement.headersJson).toBe('{"X-Case":"a","__proto__":"b","Content-Type":"text/plain"}');
     expect(settlement.contentType).toBe('text/plain');
     expect(settlement.content).toBeNull();
@@ -139,14 +144,18 @@ describe('a settlement', () => {
 
   test('that a database refuses loses only the characters that it lacks, and keeps the exact bytes', () => {
     const body = new TextEncoder().encode('naïve — 日本');
-    const settlement = settlementOf(row, {
-      kind: 'reply',
-      status: 200,
-      headers: [['x', 'é']],
-      body,
-      truncated: false,
-      timings: noTimings,
-    });
+    const settlement = settlementOf(
+      row,
+      {
+        kind: 'reply',
+        status: 200,
+        headers: [['x', 'é']],
+        body,
+        truncated: false,
+        timings: noTimings,
+      },
+      undefined,
+    );
     expect(charactersToCheck(settlement)).toEqual(new Set(['ï', '—', '日', '本', 'é']));
     const stored = withoutCharacters(settlement, new Set(['—', '日', '本']));
     expect(stored.content).toBe('naïve ? ??');

@@ -57,6 +57,7 @@ export function request(url: string, parts: RequestParts = {}): SendableRequest 
       loginRole: role,
       setRole: null,
       signWith: null,
+      extras: undefined,
     },
     headers,
     hostRules,

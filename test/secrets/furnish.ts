@@ -31,6 +31,7 @@ export function claimed(given: Given = {}): ClaimedRequest {
       loginRole: null,
       setRole: null,
       signWith,
+      extras: undefined,
     },
     headers,
     hostRules: undefined,

@@ -1,6 +1,7 @@
 import http2, { type IncomingHttpHeaders } from 'node:http2';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
+import { defaultTerms } from '../../src/core/aftermath.ts';
 import type { SendableRequest } from '../../src/core/request.ts';
 import { defaultSendRules } from '../../src/core/send-rules.ts';
 import { createSecrets } from '../../src/secrets/secrets.ts';
@@ -56,7 +57,12 @@ describe('from the queue to the row', () => {
   });
   const stages = (): Stages => {
     const client = testClient();
-    return { furnish: secrets.furnish, send: (sendable, rules) => client.send(sendable, rules) };
+    return {
+      furnish: secrets.furnish,
+      send: (sendable, rules) => client.send(sendable, rules),
+      clock: Date.now,
+      random: Math.random,
+    };
   };
   const standing = { hostRules: undefined, roles: new Set<string>() };
 
@@ -72,7 +78,7 @@ describe('from the queue to the row', () => {
     ] as const;
     const { row } = claimed({ url: server.url, headers });
     for (const decompress of [true, false]) {
-      const settlement = await carryOut(row, standing, stages(), { ...defaultSendRules, decompress });
+      const settlement = await carryOut(row, standing, stages(), { ...defaultSendRules, decompress }, defaultTerms);
       expect(settlement, `decompress: ${decompress}`).toMatchObject({ statusCode: 200, content: '{{secret.stripe}}' });
     }
   });
@@ -81,7 +87,13 @@ describe('from the queue to the row', () => {
     const server = await httpServer((incoming, response) => response.end(`key: ${incoming.headers['x-key']}.`));
     const { row } = claimed({ url: server.url, headers: [['X-Key', '{{secret.stripe}}']] });
     for (let responseBytesMax = 1; responseBytesMax < 30; responseBytesMax++) {
-      const { content } = await carryOut(row, standing, stages(), { ...defaultSendRules, responseBytesMax });
+      const { content } = await carryOut(
+        row,
+        standing,
+        stages(),
+        { ...defaultSendRules, responseBytesMax },
+        defaultTerms,
+      );
       expect('key: {{secret.stripe}}.'.startsWith(content ?? ''), `${responseBytesMax}: ${content}`).toBe(true);
     }
   });

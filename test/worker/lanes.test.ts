@@ -3,8 +3,9 @@ import { describe, expect, test } from 'vitest';
 import { noTimings, type Outcome } from '../../src/core/outcome.ts';
 import { unbound } from '../../src/core/policy.ts';
 import type { QueueRow } from '../../src/core/request.ts';
+import { originOf } from '../../src/core/urls.ts';
 import { noSecrets } from '../../src/secrets/secrets.ts';
-import { type Among, originOf, pairOf, roleOf } from '../../src/store/claim.ts';
+import { type Among, pairOf, roleOf } from '../../src/store/claim.ts';
 import { Backlogs } from '../../src/worker/backlogs.ts';
 import { Flights } from '../../src/worker/flights.ts';
 import type { Slots } from '../../src/worker/lanes.ts';
@@ -39,6 +40,8 @@ class Model {
   constructor(slots: Slots) {
     this.flights = new Flights({
       furnish: noSecrets.furnish,
+      clock: Date.now,
+      random: Math.random,
       send: ({ row }) =>
         new Promise((resolve) => {
           this.inAir.set(row, () => resolve(answer));
@@ -63,6 +66,7 @@ class Model {
       loginRole: role,
       setRole: null,
       signWith: null,
+      extras: undefined,
     });
   }
 

@@ -179,11 +179,14 @@ const row: UnloadedRow = {
   loginRole: null,
   setRole: null,
   signWith: null,
+  extras: undefined,
 };
 
 async function outcomeOf(request: UnloadedRow, query: () => Promise<never>): Promise<unknown> {
   const flights = new Flights({
     furnish: noSecrets.furnish,
+    clock: Date.now,
+    random: Math.random,
     send: () => Promise.reject(new Error('it was sent')),
   });
   flights.slots = { total: 1, perOrigin: 1 };

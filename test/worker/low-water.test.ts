@@ -132,9 +132,12 @@ const step = fc.oneof(
 );
 
 /** There is room for everybody's. */
-const roomy = Object.assign(new Flights({ furnish: noSecrets.furnish, send: () => new Promise(() => {}) }), {
-  slots: { total: 2, perOrigin: 2 },
-});
+const roomy = Object.assign(
+  new Flights({ furnish: noSecrets.furnish, clock: Date.now, random: Math.random, send: () => new Promise(() => {}) }),
+  {
+    slots: { total: 2, perOrigin: 2 },
+  },
+);
 
 describe('the low-water mark', () => {
   test('never leaves a committed request behind, whatever the order of commits and looks', () => {

@@ -145,6 +145,8 @@ test('a group to record is bounded by its bytes, but for a single larger one', a
   const body = new Uint8Array(1_000);
   const flights = new Flights({
     furnish: noSecrets.furnish,
+    clock: Date.now,
+    random: Math.random,
     send: async () => ({ kind: 'reply', status: 200, headers: [], body, truncated: false, timings: noTimings }),
   });
   flights.slots = { total: 10, perOrigin: 10 };
@@ -160,6 +162,7 @@ test('a group to record is bounded by its bytes, but for a single larger one', a
         loginRole: null,
         setRole: null,
         signWith: null,
+        extras: undefined,
       },
       1n,
       unbound,

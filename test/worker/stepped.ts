@@ -142,7 +142,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
       timings: { dnsMs: 0, connectMs: 0, transferMs: 0, totalMs: 0 },
     };
   };
-  const flights = new Flights({ furnish: noSecrets.furnish, send });
+  const flights = new Flights({ furnish: noSecrets.furnish, clock: Date.now, random: Math.random, send });
   const orders = { stopping: false, restart: false, drains: 0 };
   const signal = new Signal();
   let ahead = 0;

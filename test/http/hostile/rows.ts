@@ -81,7 +81,7 @@ export const failures = {
 
 /** The row that an outcome leaves: with a status or an error, whatever happened. */
 export function rowOf(claimed: SendableRequest, outcome: Outcome): Row {
-  const settlement = settlementOf(claimed.row, outcome);
+  const settlement = settlementOf(claimed.row, outcome, undefined);
   settlement.release?.();
   const row = Object.fromEntries(columns.map((column) => [column, settlement[column]])) as Row;
   expect((row.statusCode === null) !== (row.errorMessage === null), 'a status or an error').toBe(true);

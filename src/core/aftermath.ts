@@ -1,0 +1,93 @@
+import type { Keep } from './extras.ts';
+import type { Outcome, Timings } from './outcome.ts';
+import type { QueueRow } from './request.ts';
+import { defaultRetryPolicy, type RetryPolicy, retryAfterMs } from './retry.ts';
+
+/** Which requests are kept for redelivery when they are done. */
+export type KeepRequests = 'none' | 'failed' | 'all';
+
+/** What a database says of requests that are done. */
+export type Terms = {
+  /** How requests are tried again that do not say so themselves. */
+  readonly retry: RetryPolicy;
+  readonly keepRequests: KeepRequests;
+};
+
+/** When an attempt began and ended, in milliseconds since 1970, and the chance by which it is tried again. */
+export type Attempt = {
+  readonly startedAtMs: number;
+  readonly endedAtMs: number;
+  /** Gives numbers in [0, 1). */
+  readonly random: () => number;
+};
+
+export const defaultTerms: Terms = Object.freeze({ retry: defaultRetryPolicy, keepRequests: 'failed' });
+
+/** How a request ended: `failed` for an error or a status from 400 on, `dead` where all of its attempts were used up. */
+export type EndState = 'succeeded' | 'failed' | 'dead' | 'cancelled';
+
+/** What follows from an outcome beyond a recorded response. */
+export type Aftermath = {
+  readonly state: EndState;
+  /** It goes back into the queue for so long, and nothing is recorded but the attempt; undefined: it is done. */
+  readonly retryInMs: number | undefined;
+  /** The number of the attempt that has ended, from 1. */
+  readonly attempt: number;
+  /** In milliseconds since 1970. */
+  readonly startedAtMs: number;
+  readonly timings: Timings;
+  /** The request is kept for redelivery. */
+  readonly isKept: boolean;
+  readonly keep: Keep;
+  readonly label: string | undefined;
+  /** The function to be called with the response, by OID. */
+  readonly callback: number | undefined;
+  /** Those of its ordering key wait behind it. */
+  readonly blocksKey: boolean;
+};
+
+/** Undefined for most requests: their response is recorded, and that is all. */
+export function aftermathOf(
+  row: QueueRow,
+  outcome: Outcome,
+  { startedAtMs, endedAtMs, random }: Attempt,
+  terms: Terms,
+): Aftermath | undefined {
+  const { extras } = row;
+  const hasFailed = outcome.kind === 'failure' || outcome.status >= 400;
+  if (extras === undefined && !hasFailed && terms.keepRequests !== 'all') {
+    return undefined;
+  }
+  const attempt = (extras?.attempts ?? 0) + 1;
+  const policy = extras?.retry ?? terms.retry;
+  const retry = { policy, attempt, sinceFirstMs: endedAtMs - (extras?.firstSentAtMs ?? startedAtMs) };
+  const { delayMs, isRetryable } = hasFailed
+    ? retryAfterMs(outcome, retry, endedAtMs, random)
+    : { delayMs: undefined, isRetryable: false };
+  const state = !hasFailed ? 'succeeded' : isCancelled(outcome) ? 'cancelled' : isRetryable ? 'dead' : 'failed';
+  const isKept = terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed);
+  const keep = extras?.keep ?? 'full';
+  const callback = hasFailed ? extras?.onError : extras?.onSuccess;
+  const blocksKey = hasFailed && state !== 'cancelled' && extras?.blocksKey === true;
+  const hasAftermath =
+    delayMs !== undefined || isKept || attempt > 1 || keep !== 'full' || callback !== undefined || blocksKey;
+  if (!hasAftermath && extras?.label === undefined) {
+    return undefined;
+  }
+  return {
+    state,
+    retryInMs: delayMs,
+    attempt,
+    startedAtMs,
+    timings: outcome.timings,
+    isKept,
+    keep,
+    label: extras?.label,
+    callback,
+    blocksKey,
+  };
+}
+
+function isCancelled(outcome: Outcome): boolean {
+  return outcome.kind === 'failure' && outcome.code === 'cancelled';
+}
