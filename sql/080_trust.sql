@@ -184,6 +184,9 @@ begin
         net.http_delete(text, jsonb, jsonb, integer),
         net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, integer, text, timestamptz, interval, text, text, text, integer, text, regproc, regproc, text, text),
         net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, net._options),
+        net.redeliver(bigint), net._redeliver(net._caller, bigint),
+        net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
+        net._redeliver_where(net._caller, text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
         net.wake(),
         net.worker_restart(),
         net.wait_until_running(),
@@ -207,7 +210,7 @@ begin
         on net.http_request_queue to %1$s;
       grant select (id, method, url, timeout_milliseconds, created, login_role, set_role, sign_with, retry, attempts, ordering_key,
         blocks_key, priority, limit_key, on_success, on_error, keep, label, redelivery_of, state, status_code, error_code, host,
-        finished)
+        finished, redelivered_as)
         on net.kept_requests to %1$s',
       users
     );
@@ -230,7 +233,11 @@ begin
   if exists (select from pg_roles where rolname = 'net_admin') then
     grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit,
       net.retry_policy, net.attempts, net.kept_requests, net.callbacks, net.ordering_keys to net_admin;
-    grant execute on function net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
+    grant execute on function
+      net.redeliver(bigint), net._redeliver(net._caller, bigint),
+      net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
+      net._redeliver_where(net._caller, text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
+      net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
       net._refuse_endless_wait(), net.check_worker_is_up(),
       -- What `pgfetch status` and `pgfetch doctor` read the settings by.
       net._interval_or_null(text), net._bytes_or_null(text) to net_admin;
@@ -242,8 +249,10 @@ begin
     grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
     grant select on net.policy, net.retry_policy to net_worker;
-    grant select, insert, update, delete on net.attempts, net.kept_requests, net.idempotency_keys, net.ordering_keys, net.callbacks
+    grant select, insert, update, delete on net.attempts, net.idempotency_keys, net.ordering_keys, net.callbacks
       to net_worker;
+    -- It copies what it has in the queue, and deletes what expires (UPDATE is for the lock, as above); it never reads them.
+    grant select (id, finished), insert, update (finished), delete on net.kept_requests to net_worker;
     grant usage on sequence net.worker_id_seq to net_worker;
     grant update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;

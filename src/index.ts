@@ -24,6 +24,13 @@ export { type InstallOptions, type InstallReport, install } from './schema/insta
 export type { Grants, ScriptOptions } from './schema/scripts.ts';
 export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
 export { secretDirectory } from './secrets/directory.ts';
+export {
+  type Redelivery,
+  type RedeliveryFilter,
+  type RedeliveryOptions,
+  redeliver,
+  redeliverWhere,
+} from './store/redeliver.ts';
 export { type CreateWorkerOptions, createWorker, type PgliteInstance } from './worker/create.ts';
 export { type CreateFleetOptions, createFleet } from './worker/create-fleet.ts';
 export type { Fleet, FleetDatabase, FleetEvents } from './worker/fleet.ts';

@@ -7,6 +7,7 @@ import { addDoctorCommand } from './doctor.ts';
 import { addEchoCommand } from './echo.ts';
 import { addInstallCommand } from './install.ts';
 import { addPauseCommand, addResumeCommand } from './pause.ts';
+import { addRedeliverCommand } from './redeliver.ts';
 import { addSqlCommand } from './sql.ts';
 import { addStatusCommand } from './status.ts';
 import { addUninstallCommand } from './uninstall.ts';
@@ -46,6 +47,7 @@ Examples:
     addDoctorCommand,
     addPauseCommand,
     addResumeCommand,
+    addRedeliverCommand,
     addSqlCommand,
     addAdoptCommand,
     addUninstallCommand,

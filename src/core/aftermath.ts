@@ -65,7 +65,8 @@ export function aftermathOf(
     ? retryAfterMs(outcome, retry, endedAtMs, random)
     : { delayMs: undefined, isRetryable: false };
   const state = !hasFailed ? 'succeeded' : isCancelled(outcome) ? 'cancelled' : isRetryable ? 'dead' : 'failed';
-  const isKept = terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed);
+  const isKept =
+    terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed && state !== 'cancelled');
   const keep = extras?.keep ?? 'full';
   const callback = hasFailed ? extras?.onError : extras?.onSuccess;
   const blocksKey = hasFailed && state !== 'cancelled' && extras?.blocksKey === true;

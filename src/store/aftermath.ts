@@ -147,7 +147,8 @@ function recordOf(settlement: Followed): object {
     started_ms: aftermath.startedAtMs,
     retry_in_ms: aftermath.retryInMs,
     state: aftermath.state,
-    is_kept: aftermath.isKept,
+    // One that holds up its ordering key stays in the queue, and is not done.
+    is_kept: aftermath.isKept && !aftermath.blocksKey,
     callback: aftermath.callback,
     status_code: settlement.statusCode,
     error_code: settlement.errorCode,

@@ -18,23 +18,25 @@ const missingRightsStatement: Statement = {
         values
           ('net.http_request_queue', 'SELECT'), ('net.http_request_queue', 'DELETE'),
           ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
+          ('net.kept_requests', 'INSERT'), ('net.kept_requests', 'DELETE'),
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
           ('net.pause', 'SELECT'), ('net.installation', 'SELECT'), ('net.policy', 'SELECT')
       ) as t (name, privilege)
       union all
-      select 'UPDATE (' || c.name || ') on table ' || c.of_table,
+      select c.privilege || ' (' || c.name || ') on table ' || c.of_table,
         exists (
           select
           from pg_catalog.pg_attribute a
           where a.attrelid = pg_catalog.to_regclass(c.of_table) and a.attname = c.name and not a.attisdropped
-            and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
+            and pg_catalog.has_column_privilege(a.attrelid, a.attnum, c.privilege)
         )
       from (
         values
-          ('net.http_request_queue', 'claimed_by'), ('net.http_request_queue', 'due_at'),
+          ('net.http_request_queue', 'UPDATE', 'claimed_by'), ('net.http_request_queue', 'UPDATE', 'due_at'),
+          ('net.kept_requests', 'SELECT', 'id'), ('net.kept_requests', 'SELECT', 'finished'),
           -- To lock what expires.
-          ('net._http_response', 'created')
-      ) as c (of_table, name)
+          ('net._http_response', 'UPDATE', 'created'), ('net.kept_requests', 'UPDATE', 'finished')
+      ) as c (of_table, privilege, name)
       union all
       select s.privilege || ' on sequence ' || s.name,
         pg_catalog.has_sequence_privilege(pg_catalog.to_regclass(s.name)::oid, s.privilege)
@@ -71,7 +73,7 @@ const missingRightsStatement: Statement = {
           from pg_catalog.pg_class c
           where c.oid = pg_catalog.to_regclass(t.name)
         )
-      from (values ('net.http_request_queue'), ('net._http_response'), ('net.policy')) as t (name)
+      from (values ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests')) as t (name)
     ) as n
     where n.held is not true`,
 };

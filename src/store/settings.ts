@@ -10,7 +10,7 @@ const settingsStatement: Statement = {
       s.setting,
       s.source,
       s.boot_val,
-      (extract(epoch from net._interval_or_null(case when s.name = 'pg_net.ttl' then s.setting end)) * 1000)::double precision as ms,
+      (extract(epoch from net._interval_or_null(case when s.name in ('pg_net.ttl', 'pg_net.keep_requests_ttl') then s.setting end)) * 1000)::double precision as ms,
       net._bytes_or_null(case when s.name = 'pg_net.max_response_bytes' then s.setting end)::double precision as bytes
     from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s`,
 };
@@ -54,6 +54,8 @@ export async function readTarget(
 export type Settings = {
   /** How long responses are kept. */
   readonly ttlMs: number;
+  /** How long requests are kept for redelivery. */
+  readonly keptTtlMs: number;
   /** The most requests that one claim takes. */
   readonly batchSize: number;
   /** The most requests in flight. */
@@ -85,6 +87,7 @@ const responseBytesBounds = { min: 1024, max: 256 * 1024 * 1024 };
 
 export const defaultSettings: Settings = Object.freeze({
   ttlMs: 6 * 3600 * 1000,
+  keptTtlMs: 7 * 24 * 3600 * 1000,
   batchSize: 200,
   concurrency: 200,
   concurrencyPerOrigin: 0,
@@ -112,15 +115,15 @@ export async function readSettings(session: Session): Promise<Settings> {
     );
     return fallback;
   };
-  const ttl = (): number => {
-    const row = byName.get('pg_net.ttl');
+  const interval = (name: string, fallback: string, fallbackMs: number): number => {
+    const row = byName.get(name);
     if (row?.ms !== null && row?.ms !== undefined && row.ms >= 0) {
       return row.ms;
     }
     problems.push(
-      `pg_net.ttl is ${JSON.stringify(row?.setting ?? '')}: it must be an interval such as '6 hours'; using 6 hours`,
+      `${name} is ${JSON.stringify(row?.setting ?? '')}: it must be an interval such as '${fallback}'; using ${fallback}`,
     );
-    return defaultSettings.ttlMs;
+    return fallbackMs;
   };
   const responseBytesMax = (): number => {
     const { setting, bytes } = byName.get('pg_net.max_response_bytes') ?? { setting: '', bytes: null };
@@ -153,7 +156,8 @@ export async function readSettings(session: Session): Promise<Settings> {
     return row === undefined || row.source === 'default' || row.setting === '' ? null : row.setting;
   };
   return {
-    ttlMs: ttl(),
+    ttlMs: interval('pg_net.ttl', '6 hours', defaultSettings.ttlMs),
+    keptTtlMs: interval('pg_net.keep_requests_ttl', '7 days', defaultSettings.keptTtlMs),
     batchSize: integer('pg_net.batch_size', 1, 10_000, defaultSettings.batchSize),
     concurrency: integer('pg_net.concurrency', 1, 10_000, defaultSettings.concurrency),
     concurrencyPerOrigin: integer('pg_net.concurrency_per_origin', 0, 10_000, defaultSettings.concurrencyPerOrigin),

@@ -1,4 +1,4 @@
-import { expire, nextExpiryMs } from '../store/expire.ts';
+import { type Expiring, expire, nextExpiryMs } from '../store/expire.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import { nextDueMs } from '../store/wake.ts';
 import type { Lookout } from './lookout.ts';
@@ -25,7 +25,7 @@ export class Upkeep {
   #lastSweptMs: number;
   /** When to tend though nothing happens. */
   #alarmMs = never;
-  #expiredUpTo = new Date(0);
+  readonly #expiredUpTo: Record<Expiring, Date> = { responses: new Date(0), keptRequests: new Date(0) };
 
   constructor(context: UpkeepContext, lookout: Lookout, now: number) {
     this.#c = context;
@@ -49,7 +49,7 @@ export class Upkeep {
     return Math.max(Math.min(this.#alarmMs, this.otherPromises.overAtMs, rhythm), this.#lastTendedMs + tendEveryMs);
   }
 
-  /** Frees what dead workers held, expires old responses, and sets the alarm. Returns how many requests are free again. */
+  /** Frees what dead workers held, expires what is old, and sets the alarm. Returns how many requests are free again. */
   async tend(now: number): Promise<number> {
     this.#lastTendedMs = now;
     this.#alarmMs = never;
@@ -59,7 +59,8 @@ export class Upkeep {
     }
     this.#lookout.lookNow();
     const freed = await this.#reclaim(now);
-    await this.#expire(now);
+    await this.#expire('responses', this.#c.settings.ttlMs, now);
+    await this.#expire('keptRequests', this.#c.settings.keptTtlMs, now);
     const dueMs = await nextDueMs(this.#c.db);
     // One that is due already is taken by the look that follows, as soon as there is a slot.
     this.alarm(dueMs === null || dueMs <= 0 ? never : now + dueMs);
@@ -83,11 +84,11 @@ export class Upkeep {
     return freed;
   }
 
-  async #expire(now: number): Promise<void> {
-    const { db, settings, timing } = this.#c;
-    const step = await expire(db, settings.ttlMs, expireRowsMax, this.#expiredUpTo);
-    this.#expiredUpTo = step.upTo;
-    const expiryMs = step.rows === expireRowsMax ? 0 : await nextExpiryMs(db, settings.ttlMs, this.#expiredUpTo);
+  async #expire(what: Expiring, ttlMs: number, now: number): Promise<void> {
+    const { db, timing } = this.#c;
+    const step = await expire(db, what, ttlMs, expireRowsMax, this.#expiredUpTo[what]);
+    this.#expiredUpTo[what] = step.upTo;
+    const expiryMs = step.rows === expireRowsMax ? 0 : await nextExpiryMs(db, what, ttlMs, step.upTo);
     // One that is due and was passed over is locked by somebody.
     this.alarm(
       expiryMs === null

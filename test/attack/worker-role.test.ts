@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { describe, expect, test } from 'vitest';
+import { aftermathOf, defaultTerms } from '../../src/core/aftermath.ts';
 import { noTimings } from '../../src/core/outcome.ts';
 import { settlementOf } from '../../src/core/settlement.ts';
 import type { Database } from '../../src/postgres/database.ts';
@@ -58,7 +59,7 @@ async function enrol(db: Database, name: string): Promise<bigint> {
 /** Every statement that a worker makes, each of which must do what it is for. */
 async function work(db: Database, admin: pg.Client): Promise<void> {
   await admin.query(`
-    truncate net.http_request_queue, net._http_response, net.worker;
+    truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker;
     select setval('net.wake_promise', 1);
     select net.http_get('http://h/' || n) from generate_series(1, 6) n`);
   const found = await inspectInstallation(db);
@@ -110,8 +111,17 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     truncated: false,
     timings: noTimings,
   } as const;
-  const [odd, orphan, ...plain] = rows.map((row) => settlementOf({ ...row, body: null }, reply, undefined));
-  must((await settle(db, id, plain)).recorded.length === 4, 'answers are not recorded');
+  const [odd, orphan, ...plain] = rows.slice(1).map((row) => settlementOf({ ...row, body: null }, reply, undefined));
+  must((await settle(db, id, plain)).recorded.length === 3, 'answers are not recorded');
+  // One that failed, and is kept for redelivery.
+  const missing = { ...reply, status: 404 };
+  const attempt = { startedAtMs: 0, endedAtMs: 1, random: () => 0 };
+  const failed = rows.slice(0, 1).map((row) => {
+    const unsent = { ...row, body: null };
+    return settlementOf(unsent, missing, aftermathOf(unsent, missing, attempt, defaultTerms));
+  });
+  must((await settle(db, id, failed)).recorded.length === 1, 'what failed is not recorded');
+  must((await admin.query('select from net.kept_requests')).rowCount === 1, 'what failed is not kept');
   must(odd !== undefined && orphan !== undefined, 'there is nothing more to record');
   // Refused as it is: taken apart, looked at, recorded as best it can be.
   const refused = odd === undefined ? [] : [{ ...odd, content: 'a\u0000é' }];
@@ -126,9 +136,13 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   await takeTransactionId(db);
   must((await horizon(db)).lastId > 0n, 'no id was given out');
   const begin = new Date(0);
-  must((await nextExpiryMs(db, 1_000, begin)) !== null, 'nothing will expire');
-  must((await expire(db, -1_000, 100, begin)).rows === 5, 'nothing expires');
-  const { rows: left } = await admin.query('select count(*)::int as n from net._http_response');
+  must((await nextExpiryMs(db, 'responses', 1_000, begin)) !== null, 'nothing will expire');
+  must((await expire(db, 'responses', -1_000, 100, begin)).rows === 5, 'nothing expires');
+  must((await nextExpiryMs(db, 'keptRequests', 1_000, begin)) !== null, 'nothing that is kept will expire');
+  must((await expire(db, 'keptRequests', -1_000, 100, begin)).rows === 1, 'nothing that is kept expires');
+  const { rows: left } = await admin.query(
+    'select ((select count(*) from net._http_response) + (select count(*) from net.kept_requests))::int as n',
+  );
   must(left[0].n === 0, 'what has expired is still there');
 }
 
@@ -193,6 +207,7 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       ['worker_requests', 'net.http_request_queue'],
       ['worker_responses', 'net._http_response'],
       ['worker_rules', 'net.policy'],
+      ['worker_kept', 'net.kept_requests'],
     ]) {
       await admin.query(`alter policy ${policy} on ${table} to postgres`);
       await expect(work(db, admin), policy).rejects.toThrow();
@@ -232,6 +247,8 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       'create trigger t before insert on net._http_response for each row execute function suppress_redundant_updates_trigger()',
       'alter table net._http_response add column x int',
       `update net._http_response set content = 'forged'`,
+      'select headers from net.kept_requests',
+      `update net.kept_requests set url = 'http://evil'`,
       `select setval('net.http_request_queue_id_seq', 1)`,
       `select net.set_paused(true)`,
       `select net.set_grants('public')`,

@@ -75,9 +75,9 @@ test('a look for old responses reads none of those that are not old', async () =
      select i, 200, now() - case when i <= 100 then interval '1 day' else interval '1 minute' end from generate_series(1, 20000) i`,
   );
   const db = await connectPg({ connectionString: url, applicationName: 'pgfetch test', connectTimeoutMs: 10_000 });
-  const step = await expire(db, 6 * 3_600_000, 1_000, new Date(0));
+  const step = await expire(db, 'responses', 6 * 3_600_000, 1_000, new Date(0));
   expect(step.rows).toBe(100);
-  expect((await expire(db, 6 * 3_600_000, 1_000, step.upTo)).rows).toBe(0);
+  expect((await expire(db, 'responses', 6 * 3_600_000, 1_000, step.upTo)).rows).toBe(0);
   await db.close();
   expect(await rowsReadOf(client, '_http_response')).toBeLessThan(1_000);
   expect((await client.query('select from net._http_response')).rowCount).toBe(19_900);
