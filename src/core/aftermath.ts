@@ -65,11 +65,13 @@ export function aftermathOf(
     ? retryAfterMs(outcome, retry, endedAtMs, random)
     : { delayMs: undefined, isRetryable: false };
   const state = !hasFailed ? 'succeeded' : isCancelled(outcome) ? 'cancelled' : isRetryable ? 'dead' : 'failed';
+  const blocksKey = hasFailed && delayMs === undefined && state !== 'cancelled' && extras?.blocksKey === true;
+  // What blocks its key stays in the queue, and can be sent again from there.
   const isKept =
-    terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed && state !== 'cancelled');
+    !blocksKey &&
+    (terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed && state !== 'cancelled'));
   const keep = extras?.keep ?? 'full';
   const callback = hasFailed ? extras?.onError : extras?.onSuccess;
-  const blocksKey = hasFailed && state !== 'cancelled' && extras?.blocksKey === true;
   const hasAftermath =
     delayMs !== undefined || isKept || attempt > 1 || keep !== 'full' || callback !== undefined || blocksKey;
   if (!hasAftermath && extras?.label === undefined) {

@@ -147,8 +147,7 @@ function recordOf(settlement: Followed): object {
     started_ms: aftermath.startedAtMs,
     retry_in_ms: aftermath.retryInMs,
     state: aftermath.state,
-    // One that holds up its ordering key stays in the queue, and is not done.
-    is_kept: aftermath.isKept && !aftermath.blocksKey,
+    is_kept: aftermath.isKept,
     callback: aftermath.callback,
     status_code: settlement.statusCode,
     error_code: settlement.errorCode,

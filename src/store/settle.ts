@@ -2,6 +2,7 @@ import type { Aftermath } from '../core/aftermath.ts';
 import { charactersToCheck, type Settlement, unrecordable, withoutCharacters } from '../core/settlement.ts';
 import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
 import { type Followed, putBackForRetry, recordAftermath } from './aftermath.ts';
+import { isKeptAlone, settleKeptStatement } from './settle-kept.ts';
 
 /**
  * Records a group of finished requests: deletes their queue rows and inserts their responses, in one statement.
@@ -116,7 +117,8 @@ async function recordResponses(
   workerId: bigint,
   group: readonly Settlement[],
 ): Promise<readonly bigint[]> {
-  const rows = await session.query<Row & { id: bigint }>(settleStatement, [
+  const areKept = group.every((s) => isKeptAlone(s.aftermath));
+  const rows = await session.query<Row & { id: bigint }>(areKept ? settleKeptStatement : settleStatement, [
     workerId,
     group.map((s) => s.id),
     column(group.map((s) => s.statusCode)),
@@ -137,6 +139,7 @@ async function recordResponses(
     column(group.map((s) => s.aftermath?.label ?? null)),
     column(group.map(({ aftermath }) => attemptsOf(aftermath))),
     column(group.map((s) => s.aftermath?.state === 'dead' || null)),
+    ...(areKept ? [group.map((s) => s.aftermath?.state ?? null)] : []),
   ]);
   return rows.map((row) => row.id);
 }
@@ -194,7 +197,12 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
     }
   };
 
-  for (const part of [group.filter(isPlain), group.filter(isFollowed), group.filter(isRetried)]) {
+  for (const part of [
+    group.filter(isPlain),
+    group.filter((s) => isKeptAlone(s.aftermath)),
+    group.filter((s) => isFollowed(s) && !isKeptAlone(s.aftermath)),
+    group.filter(isRetried),
+  ]) {
     if (part.length > 0) {
       await settleHalves(part);
     }
@@ -225,9 +233,9 @@ function isFollowed(settlement: Settlement): settlement is Followed {
   return !isPlain(settlement) && !isRetried(settlement);
 }
 
-/** Settles requests of one kind: plain ones, those with an aftermath, or those that are to be tried again. */
+/** Settles requests of one kind: plain ones, those that are kept, those with a longer aftermath, or those that are to be tried again. */
 async function settleAll(db: Database, workerId: bigint, part: readonly Settlement[]): Promise<readonly bigint[]> {
-  if (part.every(isPlain)) {
+  if (part.every(isPlain) || part.every((s) => isKeptAlone(s.aftermath))) {
     return await recordResponses(db, workerId, part);
   } else if (part.every(isRetried)) {
     return await putBackForRetry(db, workerId, part);

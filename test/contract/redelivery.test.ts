@@ -236,7 +236,7 @@ describe.each(backends)('$name', (backend) => {
     expect(await sql.query('select net.redeliver(30) > 0 as sent')).toEqual([{ sent: true }]);
   });
 
-  test('by status, time and state', async () => {
+  test('by status, time and state; what makes no sense is refused', async () => {
     const { sql } = await backend.open({ worker: false });
     await keep(sql, 9, {
       status_code: '(array[400, 404, 429, 500, 503, 599, null, 200, 503])[n]',
@@ -260,10 +260,6 @@ describe.each(backends)('$name', (backend) => {
     expect(
       await ids(`host := 'h', status := null, per_second := null, max_requests := null, dry_run := null`),
     ).toHaveLength(7);
-  });
-
-  test('criteria that make no sense are refused', async () => {
-    const { sql } = await backend.open({ worker: false });
     for (const [criteria, message] of [
       ['', /needs a criterion/],
       ['dry_run := false, label := null', /needs a criterion/],
@@ -398,6 +394,17 @@ describe.each(backends)('$name', (backend) => {
     await stage.response(id);
     expect(await kept(sql)).toMatchObject([{ id, state: 'failed', status_code: 500 }]);
     expect(stage.received).toHaveLength(1);
+    // Nor does a copy that somebody has put there stand in its way.
+    await sql.query(`insert into net.kept_requests (id, method, url, headers, timeout_milliseconds, attempts, state)
+      select id, 'GET', 'http://by-hand/', '{}', 1, 1, 'failed' from generate_series(${id + 1}, ${id + 2}) id`);
+    await sql.query(`select net.http_get('${stage.echoUrl}/status/' || s) from generate_series(500, 503) s`);
+    await stage.responses(5);
+    expect(await sql.query(`select url from net.kept_requests where id > ${id} order by id`)).toEqual([
+      { url: 'http://by-hand/' },
+      { url: 'http://by-hand/' },
+      { url: `${stage.echoUrl}/status/502` },
+      { url: `${stage.echoUrl}/status/503` },
+    ]);
   });
 
   test('durable mode keeps them through a crash, too', async () => {
