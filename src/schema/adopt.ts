@@ -80,6 +80,14 @@ const forgetRespondentsStatement: Statement = {
     where login_role is not null or set_role is not null`,
 };
 
+const forgetKeptStatement: Statement = {
+  name: 'pgfetch_adopt_kept',
+  text: `
+    update net.kept_requests
+    set login_role = null, set_role = null
+    where login_role is not null or set_role is not null`,
+};
+
 const identifyStatement: Statement = {
   name: 'pgfetch_adopt_identify',
   text: `
@@ -143,6 +151,7 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
     if (otherServer) {
       await session.query(forgetRequestersStatement);
       await session.query(forgetRespondentsStatement);
+      await session.query(forgetKeptStatement);
     }
     const discarded = options.queue === 'discard' ? requests : 0;
     const lines = [

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { runCli } from './cli.ts';
 
-const commands = ['install', 'uninstall', 'sql', 'adopt', 'worker', 'dev', 'echo', 'status', 'doctor'];
+const commands = ['install', 'uninstall', 'sql', 'adopt', 'redeliver', 'worker', 'dev', 'echo', 'status', 'doctor'];
 
 describe('help', () => {
   test.each(commands)('%s has help with examples', async (command) => {

@@ -236,6 +236,25 @@ describe.each(backends)('$name', (backend) => {
     expect(await sql.query('select net.redeliver(30) > 0 as sent')).toEqual([{ sent: true }]);
   });
 
+  test('a worker at rest sends what is spread, each when it is due', async () => {
+    const stage = await backend.open();
+    await stage.get('/get');
+    await stage.responses(1);
+    await keep(stage.sql, 4, {
+      id: '1000 + n',
+      url: `'${stage.echoUrl}/anything/' || n`,
+      method: `'GET'`,
+      body: 'null',
+    });
+    const [sent] = await stage.sql.query<{ min: string; max: string }>(
+      `select min(new_id), max(run_at) from net.redeliver_where(host := 'h', dry_run := false, per_second := 10)`,
+    );
+    await stage.responses(5);
+    expect([...stage.receivedPaths].slice(1).sort()).toEqual([1, 2, 3, 4].map((n) => `/anything/${n}`));
+    const early = `select from net._http_response where id = ${sent?.min} + 3 and created < '${new Date(sent?.max ?? 0).toISOString()}'`;
+    expect(await stage.sql.query(early)).toEqual([]);
+  });
+
   test('by status, time and state; what makes no sense is refused', async () => {
     const { sql } = await backend.open({ worker: false });
     await keep(sql, 9, {

@@ -423,11 +423,13 @@ describe('what the pages list is complete', () => {
       from pg_proc p where p.pronamespace = 'net'::regnamespace`);
     const documented = blocksOf('docs/sql.md')
       .filter(({ mark }) => mark === 'signature')
-      .flatMap(({ text }) => [...text.replace(/--.*$/gm, '').matchAll(/net\.[\s\S]*?\) returns \S+/g)])
+      .flatMap(({ text }) => [...text.replace(/--.*$/gm, '').matchAll(/net\.[\s\S]*?\) returns (?:setof )?\S+/g)])
       .map(([signature]) => normalised(signature));
     expect(documented.length).toBeGreaterThan(5);
     for (const signature of documented)
-      expect(functions.map((each) => each.signature.replace(/NULL::\w+/g, 'NULL'))).toContain(signature);
+      expect(
+        functions.map((each) => each.signature.replace(/NULL::(timestamp with time zone|\w+)/g, 'NULL')),
+      ).toContain(signature);
     const { rows: columns } = await client.query<{ name: string }>(`
       select attname as name from pg_attribute
       where attrelid in ('net.http_request_queue'::regclass, 'net._http_response'::regclass) and attnum > 0`);
@@ -452,5 +454,7 @@ function normalised(signature: string): string {
     .replace(/\bdefault\b/g, 'DEFAULT')
     .replace(/\bnull\b/g, 'NULL')
     .replace(/\bint\b/g, 'integer')
-    .replace(/\bbool\b/g, 'boolean');
+    .replace(/\bbool\b/g, 'boolean')
+    .replace(/\btimestamptz\b/g, 'timestamp with time zone')
+    .replace(/\bsetof\b/g, 'SETOF');
 }

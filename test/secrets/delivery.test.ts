@@ -108,6 +108,33 @@ async function expectSigned(query: Query, receiver: Receiver): Promise<void> {
   });
 }
 
+/** What is kept for redelivery holds references; the worker fills them in anew. */
+async function expectRedelivered(query: Query, receiver: Receiver): Promise<void> {
+  const as = async (text: string, parameters: unknown[]): Promise<unknown> => {
+    await query('set role secrets_app');
+    const { rows } = await query(text, parameters);
+    await query('reset role');
+    return (rows[0] as { id: unknown }).id;
+  };
+  const id = await as(
+    `select net.request('POST', $1, '{"Authorization": "Bearer {{secret.stripe}}"}', text := '"x"', sign_with := 'hook') as id`,
+    [`${receiver.url}/break`],
+  );
+  expect(await responseTo(query, id)).toMatchObject({ status_code: null });
+  await responseTo(query, await as('select net.redeliver($1) as id', [id]));
+  const sent = receiver.received.filter(({ path }) => path === '/break').map(({ headers }) => headers);
+  expect(sent.map(({ authorization }) => authorization)).toEqual([`Bearer ${value}`, `Bearer ${value}`]);
+  expect(sent[0]?.['webhook-id']).toMatch(/^msg_/);
+  expect(sent[1]?.['webhook-id']).toBe(sent[0]?.['webhook-id']);
+  for (const headers of sent) new Webhook(signingKey).verify('"x"', headers as Record<string, string>);
+
+  const { rows } = await query(`select k::text as everything from net.kept_requests k`);
+  const everything = JSON.stringify(rows);
+  expect(everything).toContain('{{secret.stripe}}');
+  expect(everything).not.toContain(value);
+  expect(everything).not.toContain(signingKey);
+}
+
 describe.each(availableMajors())('on PostgreSQL %i', (major) => {
   async function stage(given: CreateWorkerOptions = options) {
     const server = await startTestPostgres({ major });
@@ -138,6 +165,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
   test('a signed request is verified by the official library', async () => {
     const { query, receiver } = await stage();
     await expectSigned(query, receiver);
+    await expectRedelivered(query, receiver);
   });
 
   test('a redirect takes it along within the origin, and to no other', async () => {

@@ -75,6 +75,8 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
     await site.sql(`
       select net.http_get('http://127.0.0.1/1');
       insert into net._http_response (id, login_role, set_role) values (0, 4711, 4712);
+      insert into net.kept_requests (id, method, url, headers, timeout_milliseconds, attempts, state, login_role, set_role)
+      values (0, 'GET', 'http://h', '{}', 1, 1, 'failed', 4711, 4712);
       update net.installation set system_identifier = '1'`);
     const db = await site.open();
     expect(await inspectInstallation(db)).toMatchObject({ kind: 'copy' });
@@ -84,6 +86,9 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
       { login_role: null, set_role: null },
     ]);
     expect(await site.sql('select login_role, set_role from net._http_response')).toEqual([
+      { login_role: null, set_role: null },
+    ]);
+    expect(await site.sql('select login_role, set_role from net.kept_requests')).toEqual([
       { login_role: null, set_role: null },
     ]);
     expect(await inspectInstallation(db)).toMatchObject({ kind: 'ready' });
