@@ -64,13 +64,19 @@ export const settleKeptStatement: Statement = {
     returning id`,
 };
 
-/** Whether nothing follows a finished request but the copy that is kept of it: it was tried once, and its response is recorded. */
-export function isKeptAlone(aftermath: Aftermath | undefined): boolean {
+/**
+ * Whether nothing follows a finished request but the copy that is kept of it: it was tried once, its response is recorded, and
+ * the copy needs nothing that the row in the queue does not have.
+ */
+export function isKeptAlone(
+  aftermath: (Aftermath & { readonly idempotencyKey?: string | undefined }) | undefined,
+): boolean {
   return (
     aftermath?.isKept === true &&
     aftermath.retryInMs === undefined &&
     aftermath.attempt === 1 &&
     aftermath.keep !== 'none' &&
-    aftermath.callback === undefined
+    aftermath.callback === undefined &&
+    aftermath.idempotencyKey === undefined
   );
 }

@@ -107,6 +107,19 @@ describe('by ids', () => {
   });
 });
 
+test('an ordinary login sends its own again, and sees nobody else’s', async () => {
+  await client.query(`drop role if exists cli_redeliver; create role cli_redeliver login;
+    update net.kept_requests set set_role = 'cli_redeliver'::regrole where id < 3`);
+  const url = new URL(database.url);
+  url.username = 'cli_redeliver';
+  const own = await runCli(['redeliver', '--state', 'failed', '--yes', '--json', '-d', url.href]);
+  expect(JSON.parse(own.stdout)).toMatchObject({ requests: [{ id: 1 }, { id: 2 }] });
+  expect((await runCli(['redeliver', '3', '-d', url.href])).stderr).toMatch(
+    /request 3 is not kept .*made by another role/,
+  );
+  await client.query('drop role cli_redeliver');
+});
+
 test.each([
   [[], /Say which requests: ids, or at least one of --host/],
   [['1', '--host', 'h'], /Give ids, .* or what to choose by; not both/],

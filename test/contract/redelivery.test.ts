@@ -232,6 +232,7 @@ describe.each(backends)('$name', (backend) => {
     const rest = `select id from net.redeliver_where(${fitting}, dry_run := false)`;
     expect(await sql.query(rest)).toEqual([{ id: 30 }]);
     expect(await sql.query(rest)).toEqual([]);
+    expect(await sql.query(`select * from net.redeliver_where(${fitting})`)).toEqual([]);
     // By its id it can be sent again all the same.
     expect(await sql.query('select net.redeliver(30) > 0 as sent')).toEqual([{ sent: true }]);
   });
