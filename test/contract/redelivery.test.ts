@@ -113,6 +113,23 @@ describe.each(backends)('$name', (backend) => {
     ]);
   });
 
+  test('a body of a megabyte is kept and sent again byte for byte', async () => {
+    const stage = await backend.open();
+    const id = await stage.enqueue(`
+      select net.request('PUT', '${stage.echoUrl}/status/500', bytes := (
+        select string_agg(sha256(n::text::bytea), '') from generate_series(1, 32768) n
+      ))`);
+    await stage.response(id);
+    await stage.response(await stage.enqueue(`select net.redeliver(${id})`));
+    const [first, second] = stage.received;
+    expect(first?.body).toHaveLength(1_048_576);
+    expect(Buffer.compare(first?.body ?? new Uint8Array(), second?.body ?? new Uint8Array())).toBe(0);
+    expect(await stage.sql.query('select octet_length(body) as bytes from net.kept_requests')).toEqual([
+      { bytes: 1_048_576 },
+      { bytes: 1_048_576 },
+    ]);
+  });
+
   test('every option goes with it, and attempts count from nothing', async () => {
     const stage = await backend.open({ worker: false });
     const { sql } = stage;
