@@ -117,7 +117,7 @@ begin
       raise exception 'Content-Type header must be "application/json"'
         using errcode = 'invalid_parameter_value',
               detail  = format('It is "%s".', left(content_type, 200)),
-              hint    = 'http_post sends its body as JSON. Leave the Content-Type out, or set it to application/json.';
+              hint    = 'The body is sent as JSON. Leave the Content-Type out, or set it to application/json.';
     end if;
   end if;
   return headers;
@@ -249,8 +249,7 @@ begin
     when invalid_cursor_name then
       null;
     when insufficient_privilege then
-      raise exception '% cannot tell for whom the request is within a security-restricted operation',
-          case method when 'GET' then 'net.http_get' when 'POST' then 'net.http_post' else 'net.http_delete' end
+      raise exception 'net.http_% cannot tell for whom the request is within a security-restricted operation', lower(method)
         using errcode = 'insufficient_privilege',
               detail  = 'A materialized view, an index or maintenance runs this as another role than the login.',
               hint    = 'Call net.request, which asks as current_user.';

@@ -78,6 +78,16 @@ begin
     raise exception 'keep is %: it must be full, status or none', to_json(left(options.keep, 100))
       using errcode = 'invalid_parameter_value',
             hint    = 'status: the response without headers and body; none: no response at all.';
+  elsif options.keep = 'none' and num_nonnulls(options.on_success, options.on_error) > 0 then
+    raise exception 'keep = none does not go with on_success or on_error'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'They are called with the response that is kept.',
+            hint    = 'Give keep := ''status'', or leave keep out.';
+  elsif options.keep = 'none' and options.if_failed = 'block' then
+    raise exception 'keep = none does not go with if_failed = block'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'Of a request that holds up others the response says why.',
+            hint    = 'Give keep := ''status'', or leave keep out.';
   end if;
   perform net._check_name(n.argument, n.value, n.length_max)
   from (
@@ -101,7 +111,8 @@ as $$
 begin
   if char_length(value) not between 1 and length_max or value collate "C" ~ '[\x01-\x1f\x7f]' then
     raise exception '% must have 1 to % characters and no control characters', argument, length_max
-      using errcode = 'invalid_parameter_value';
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Give something short that people can read, or leave it out.';
   end if;
 end
 $$;

@@ -1,6 +1,177 @@
 -- Reading answers.
 
--- Waits until the request has a response. Raises at once where it could only wait for ever.
+-- Waits until each of the requests has a response; a NULL deadline is none. Raises at once where it could only wait for ever.
+-- API: private
+create function net._await_all(ids bigint[], deadline timestamptz)
+  returns void
+  volatile
+  parallel unsafe
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  place       integer := 1;
+  nap_seconds double precision := 0.001;
+  last_xid    bigint;
+  all_ended   boolean := false;
+  had_ended   boolean;
+begin
+  loop
+    had_ended := all_ended;
+    -- In this order: what had committed by then is seen by the look that follows.
+    all_ended := last_xid is not null and net._others_have_ended(last_xid);
+    -- One after another, and no further than the first that has none: waiting for many costs no more than for one.
+    while place <= cardinality(ids) and exists (select from net._http_response r where r.id = ids[place]) loop
+      place := place + 1;
+    end loop;
+    if place > cardinality(ids) then
+      return;
+    end if;
+    if last_xid is null then
+      -- Only now: where the responses are already there, nothing need be refused.
+      perform net._refuse_endless_wait();
+      last_xid := net._last_running_xid();
+      perform net._check_awaited(ids[place:], deadline, false);
+      continue;
+    end if;
+    -- Whoever might still commit a request had its transaction id before we looked first. All are looked at when that is over,
+    -- and then each when it is its turn.
+    perform net._check_awaited(
+      case when all_ended and not had_ended then ids[place:] else ids[place:place] end, deadline, all_ended
+    );
+    if clock_timestamp() >= deadline then
+      perform net._refuse_to_wait_on(ids[place:]);
+    end if;
+    perform pg_sleep(least(nap_seconds, extract(epoch from deadline - clock_timestamp())));
+    nap_seconds := least(nap_seconds * 2, 0.05);
+  end loop;
+end
+$$;
+
+-- Raises for the first of the requests that gets no response, or none before the deadline.
+-- API: private
+create function net._check_awaited(ids bigint[], deadline timestamptz, are_committed boolean)
+  returns void
+  volatile
+  parallel unsafe
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  request_id bigint;
+  state      text;
+  due_at     timestamptz;
+begin
+  foreach request_id in array ids loop
+    state := net._request_state(request_id);
+    if state = 'own transaction' then
+      raise exception 'waiting for request % in the transaction that made it could only last for ever', request_id
+        using errcode = 'object_not_in_prerequisite_state',
+              detail  = 'A request is sent when its transaction commits.',
+              hint    = 'Commit first, then wait.';
+    elsif state = 'not kept' then
+      raise exception 'waiting for request %, whose response is not kept, could only last for ever', request_id
+        using errcode = 'object_not_in_prerequisite_state',
+              detail  = 'It was made with keep := ''none''.',
+              hint    = 'Make it with keep := ''status'' to hear how it ended.';
+    elsif state = 'unknown' and are_committed then
+      raise exception 'there is no request %, and no response to it', request_id
+        using errcode = 'no_data_found',
+              detail  = 'No such id was enqueued, its transaction was rolled back, its row was deleted, or its response has expired or was not kept.',
+              hint    = 'Responses are kept for pg_net.ttl (select * from net.settings).';
+    elsif state = 'waiting' and deadline is not null then
+      select q.due_at into due_at from net.http_request_queue q where q.id = request_id and q.claimed_by is null;
+      if due_at > deadline then
+        raise exception 'request % is not sent before %, and the time-out ends before', request_id, due_at
+          using errcode = 'NET01',
+                detail  = 'It was made with run_at or delay, or waits to be tried again.',
+                hint    = 'Wait for it when it is due, or give a longer timeout.';
+      end if;
+    end if;
+  end loop;
+end
+$$;
+
+-- Raises because the time is up; says which responses are missing, and whether anybody is at work on them.
+-- API: private
+create function net._refuse_to_wait_on(ids bigint[])
+  returns void
+  volatile
+  parallel unsafe
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  missing bigint[];
+  shown   text;
+  trouble text := '';
+  advice  text := 'They are not given up: wait again, or read net._http_response later.';
+begin
+  missing := array(
+    select distinct i.id
+    from unnest(ids) i (id)
+    where (select true from net._http_response r where r.id = i.id) is null
+    order by i.id
+  );
+  if cardinality(missing) = 0 then
+    -- They have come meanwhile.
+    return;
+  end if;
+  shown := array_to_string(missing[:10], ', ') || case when cardinality(missing) > 10 then ', ...' else '' end;
+  begin
+    perform net.check_worker_is_up();
+  exception
+    when raise_exception then
+      get stacked diagnostics trouble = pg_exception_detail, advice = pg_exception_hint;
+  end;
+  raise exception 'the time-out ended before every request had its response'
+    using errcode = 'NET01',
+          detail  = rtrim(format('No response yet to %s: %s. %s', cardinality(missing), shown, trouble)),
+          hint    = advice;
+end
+$$;
+
+-- Waits until each of the requests has a response, and returns these in the order of the ids, for an id that is given twice
+-- twice. No ids, or NULL: none. A time-out of NULL is the default.
+-- API: public
+create function net.await(ids bigint[], timeout interval default '1 minute')
+  returns setof net._http_response
+  volatile
+  parallel unsafe
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  deadline timestamptz := clock_timestamp() + coalesce(timeout, '1 minute');
+begin
+  -- Of one dimension.
+  ids := array(select i.id from unnest(ids) i (id));
+  if array_position(ids, null) is not null then
+    raise exception 'ids must not contain NULL'
+      using errcode = 'null_value_not_allowed',
+            detail  = format('Number %s is NULL.', array_position(ids, null)),
+            hint    = 'net.http_get and net.http_delete return NULL, and make no request, where an argument is NULL.';
+  elsif timeout < '0' then
+    raise exception 'timeout must not be negative: %', timeout
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Give ''0'' to look only once.';
+  end if;
+  loop
+    perform net._await_all(ids, deadline);
+    -- One may have expired meanwhile: then that raises, as for any that is no more.
+    exit when (
+      select count(*) from unnest(ids) i (id)
+      where (select true from net._http_response r where r.id = i.id)
+    ) = cardinality(ids);
+  end loop;
+  return query
+    select r.*
+    from unnest(ids) with ordinality i (id, place)
+    cross join lateral (select * from net._http_response w where w.id = i.id limit 1) r
+    order by i.place;
+end
+$$;
+
 -- API: private
 create function net._await_response(request_id bigint)
   returns boolean
@@ -10,41 +181,9 @@ create function net._await_response(request_id bigint)
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  nap_seconds double precision := 0.001;
-  state       text;
-  last_xid    bigint;
-  all_ended   boolean;
 begin
-  loop
-    -- In this order: what had committed by then is seen by the look that follows.
-    all_ended := last_xid is not null and net._others_have_ended(last_xid);
-    state := net._request_state(request_id);
-    if state = 'done' then
-      return true;
-    end if;
-    if last_xid is null then
-      -- Only now: where the response is already there, nothing need be refused.
-      perform net._refuse_endless_wait();
-      last_xid := net._last_running_xid();
-      continue;
-    end if;
-    if state = 'own transaction' then
-      raise exception 'waiting for request % in the transaction that made it could only last for ever', request_id
-        using errcode = 'object_not_in_prerequisite_state',
-              detail  = 'A request is sent when its transaction commits.',
-              hint    = 'Commit first, then wait.';
-    end if;
-    -- Whoever might still commit the request had its transaction id before we looked first.
-    if state = 'unknown' and all_ended then
-      raise exception 'there is no request %, and no response to it', request_id
-        using errcode = 'no_data_found',
-              detail  = 'No such id was enqueued, its transaction was rolled back, its row was deleted, or its response has expired.',
-              hint    = 'Responses are kept for pg_net.ttl (select * from net.settings).';
-    end if;
-    perform pg_sleep(nap_seconds);
-    nap_seconds := least(nap_seconds * 2, 0.05);
-  end loop;
+  perform net._await_all(array[request_id], null);
+  return true;
 end
 $$;
 
@@ -113,7 +252,7 @@ exception
 end
 $$;
 
--- 'done', 'waiting', 'own transaction' or 'unknown'; somebody else's request is unknown to the caller.
+-- 'done', 'waiting', 'own transaction', 'not kept' or 'unknown'; somebody else's request is unknown to the caller.
 -- API: private
 create function net._request_state(request_id bigint)
   returns text
@@ -126,6 +265,7 @@ as $$
     when exists (select from net._http_response r where r.id = request_id) then 'done'
     when not exists (select from net.http_request_queue q where q.id = request_id) then 'unknown'
     when net._is_own_transactions(request_id) then 'own transaction'
+    when exists (select from net.http_request_queue q where q.id = request_id and q.keep = 'none') then 'not kept'
     else 'waiting'
   end
 $$;

@@ -182,6 +182,9 @@ begin
         net.http_get(text, jsonb, jsonb, integer),
         net.http_post(text, jsonb, jsonb, jsonb, integer),
         net.http_delete(text, jsonb, jsonb, integer),
+        net.http_put(text, jsonb, jsonb, jsonb, integer),
+        net.http_patch(text, jsonb, jsonb, jsonb, integer),
+        net.http_head(text, jsonb, jsonb, integer),
         net.request(text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, integer, text, timestamptz, interval, text, text, text, integer, text, regproc, regproc, text, text),
         net._enqueue(net._caller, text, text, jsonb, jsonb, jsonb, jsonb, text, bytea, integer, text, net._options),
         net.redeliver(bigint), net._redeliver(net._caller, bigint),
@@ -196,6 +199,10 @@ begin
         net._encode_url_with_params_array(text, text[]),
         net._is_own_transactions(bigint),
         net._request_state(bigint),
+        net._await_all(bigint[], timestamptz),
+        net._check_awaited(bigint[], timestamptz, boolean),
+        net._refuse_to_wait_on(bigint[]),
+        net.await(bigint[], interval),
         net._await_response(bigint),
         net._last_running_xid(),
         net._others_have_ended(bigint),
@@ -203,7 +210,7 @@ begin
         net.http_collect_response(bigint, boolean)
       to %1$s;
       grant select on net._http_response, net.settings, net.policy, net.queue_limit, net.retry_policy, net.attempts,
-        net.callbacks to %1$s;
+        net.callbacks, net.requests to %1$s;
       grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role, sign_with,
         retry, attempts, first_sent_at, ordering_key, blocks_key, priority, limit_key, on_success, on_error, keep, label,
         cancel_asked, redelivery_of)
@@ -232,7 +239,8 @@ begin
 
   if exists (select from pg_roles where rolname = 'net_admin') then
     grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit,
-      net.retry_policy, net.attempts, net.kept_requests, net.callbacks, net.ordering_keys to net_admin;
+      net.retry_policy, net.attempts, net.kept_requests, net.callbacks, net.ordering_keys,
+      net.requests to net_admin;
     grant execute on function
       net.redeliver(bigint), net._redeliver(net._caller, bigint),
       net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),

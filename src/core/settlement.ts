@@ -65,7 +65,7 @@ export function settlementOf(row: QueueRow, outcome: Outcome, aftermath: Afterma
   }
   const contentType = lastValue(outcome.headers, 'content-type');
   const { text, exact } = decodeBody(outcome.body, contentType);
-  return {
+  const settlement = {
     id: row.id,
     statusCode: outcome.status,
     contentType,
@@ -86,6 +86,12 @@ export function settlementOf(row: QueueRow, outcome: Outcome, aftermath: Afterma
     body: outcome.body,
     release: outcome.release,
   };
+  return aftermath === undefined || aftermath.keep === 'full' ? settlement : withoutContent(settlement);
+}
+
+/** What is kept of a response with `keep := 'status'`: all but its headers and its body. */
+function withoutContent(settlement: Settlement): Settlement {
+  return { ...settlement, headersJson: null, headerListJson: null, content: null, contentBytes: null, body: null };
 }
 
 /** So few names are compared with each other faster than they are put into a set. */

@@ -32,8 +32,10 @@ export function originOf(url: string): string {
   return end < 0 ? url.slice(begin + 1) : url.slice(begin + 1, end);
 }
 
-/** The host and port of a request's URL, for people: without a login. */
+/** The host and port of a request's URL, for people: without a login, and without what follows where there is no path. */
 export function hostOf(url: string): string {
   const origin = originOf(url);
-  return origin.slice(origin.lastIndexOf('@') + 1);
+  const end = origin.search(/[?#]/);
+  const authority = end < 0 ? origin : origin.slice(0, end);
+  return authority.slice(authority.lastIndexOf('@') + 1);
 }

@@ -96,6 +96,31 @@ const settleOneStatement: Statement = {
     select f.id from finished f`,
 };
 
+/**
+ * Deletes the queue rows of requests of which no response is kept. Fenced as the others, and waits for nobody's lock; one that
+ * a user deleted meanwhile counts as recorded, too.
+ */
+const forgetStatement: Statement = {
+  name: 'pgfetch_forget',
+  text: `
+    with me as materialized (
+      select w.id from net.worker w where w.id = $1 for key share
+    ),
+    held as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.id = any ($2::bigint[]) and q.claimed_by = $1 and exists (select from me)
+      for update skip locked
+    ),
+    done as (
+      delete from net.http_request_queue q where q.id = any (array(select h.id from held h))
+    )
+    select f.id, q.id is not null and not exists (select from held h where h.id = f.id) as is_locked
+    from unnest($2::bigint[]) as f (id)
+    left join lateral (select * from net.http_request_queue w where w.id = f.id limit 1) q on true
+    where exists (select from me) and (q.id is null or q.claimed_by = $1)`,
+};
+
 const unstorableStatement: Statement = {
   name: 'pgfetch_unstorable',
   text: 'select net._unstorable($1::bytea[]) as positions',
@@ -242,8 +267,26 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
   }
   return await db.transaction(async (session) => {
     await recordAftermath(session, workerId, part.filter(isFollowed));
-    return await recordResponses(session, workerId, part);
+    const [kept, forgotten] = [part.filter(hasResponse), part.filter((s) => !hasResponse(s))];
+    return [
+      ...(kept.length > 0 ? await recordResponses(session, workerId, kept) : []),
+      ...(forgotten.length > 0 ? await forget(session, workerId, forgotten) : []),
+    ];
   });
+}
+
+/** Whether a row of `net._http_response` is kept at all. */
+function hasResponse(settlement: Settlement): boolean {
+  return settlement.aftermath?.keep !== 'none';
+}
+
+async function forget(session: Session, workerId: bigint, part: readonly Settlement[]): Promise<readonly bigint[]> {
+  type Forgotten = Row & { id: bigint; is_locked: boolean };
+  const rows = await session.query<Forgotten>(forgetStatement, [workerId, part.map((s) => s.id)]);
+  if (rows.some((row) => row.is_locked)) {
+    throw locked;
+  }
+  return rows.map((row) => row.id);
 }
 
 /** One row that was refused: as it is, then without the characters that the database lacks, then as unrecordable. */
@@ -284,6 +327,9 @@ async function settleOne(
 async function recordOne(session: Session, workerId: bigint, s: Settlement): Promise<readonly bigint[]> {
   if (isFollowed(s)) {
     await recordAftermath(session, workerId, [s]);
+  }
+  if (!hasResponse(s)) {
+    return await forget(session, workerId, [s]);
   }
   const rows = await session.query<Row & { id: bigint }>(settleOneStatement, [
     workerId,
