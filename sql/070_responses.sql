@@ -117,7 +117,7 @@ begin
     -- They have come meanwhile.
     return;
   end if;
-  shown := array_to_string(missing[:10], ', ') || case when cardinality(missing) > 10 then ', ...' else '' end;
+  shown := array_to_string(missing[:10], ', ') || case when cardinality(missing) > 10 then ' and more' else '' end;
   begin
     perform net.check_worker_is_up();
   exception

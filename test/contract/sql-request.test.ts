@@ -183,6 +183,87 @@ describe.each(backends)('$name', (backend) => {
     expect(await sql.query('select from net.http_request_queue')).toEqual([]);
   });
 
+  test('refuses every option where it makes no sense, saying which and what to do', async () => {
+    const { sql } = await open();
+    await sql.query(`
+      create function public.fine(response net._http_response) returns void language sql
+        security definer set search_path = pg_catalog, pg_temp as '';
+      create function public.not_definer(response net._http_response) returns void language sql as '';
+      create function public.takes_another(response integer) returns void language sql
+        security definer set search_path = pg_catalog, pg_temp as ''`);
+    const long = 'x'.repeat(256);
+    const cases: readonly [options: string, code: string, message: RegExp][] = [
+      ['max_attempts := 0', '22023', /^max_attempts is 0/],
+      ['max_attempts := -1', '22023', /^max_attempts is -1/],
+      ['max_attempts := 101', '22023', /^max_attempts is 101/],
+      [`retry_policy := 'none such'`, '42704', /^there is no retry policy "none such"$/],
+      [`retry_policy := ''`, '42704', /^there is no retry policy ""$/],
+      [`run_at := 'infinity'`, '22023', /^run_at must be finite$/],
+      [`run_at := '-infinity'`, '22023', /^run_at must be finite$/],
+      [`run_at := now(), delay := '1 s'`, '22023', /^run_at and delay are both given$/],
+      [`idempotency_key := ''`, '22023', /^an idempotency key is/],
+      [`idempotency_key := '${long}'`, '22023', /^an idempotency key is/],
+      [`idempotency_key := 'é'`, '22023', /^an idempotency key is/],
+      [`idempotency_key := 'k', headers := '{"idempotency-KEY": "secret"}'`, '22023', /both given$/],
+      [`ordering_key := ''`, '22023', /^ordering_key must have 1 to 255 characters/],
+      [`ordering_key := '${long}'`, '22023', /^ordering_key must have/],
+      [`ordering_key := E'a\nb'`, '22023', /^ordering_key must have .* no control characters$/],
+      [`ordering_key := 'k', run_at := now()`, '22023', /^ordering_key does not go with run_at or delay$/],
+      [`ordering_key := 'k', delay := '1 s'`, '22023', /^ordering_key does not go with run_at or delay$/],
+      [`ordering_key := 'k', priority := 1`, '22023', /^ordering_key does not go with priority$/],
+      [`if_failed := 'skip'`, '22023', /^if_failed makes no sense without ordering_key$/],
+      [`ordering_key := 'k', if_failed := 'Block'`, '22023', /^if_failed is "Block": it must be skip or block$/],
+      ['priority := 10', '22023', /^priority is 10: it must be between 0 and 9$/],
+      ['priority := -1', '22023', /^priority is -1/],
+      [`limit_key := ''`, '22023', /^limit_key must have 1 to 255 characters/],
+      [`limit_key := E'\x7f'`, '22023', /^limit_key must have/],
+      [`on_success := 'public.not_definer'`, '22023', /^on_success must be a SECURITY DEFINER function of yours/],
+      [`on_error := 'public.takes_another'`, '22023', /^on_error must be a SECURITY DEFINER function of yours/],
+      [`keep := ''`, '22023', /^keep is "": it must be full, status or none$/],
+      [`keep := 'all'`, '22023', /^keep is "all"/],
+      [`keep := 'none', on_success := 'public.fine'`, '22023', /^keep = none does not go with on_success or on_error$/],
+      [`keep := 'none', on_error := 'public.fine'`, '22023', /^keep = none does not go with on_success or on_error$/],
+      [`keep := 'none', ordering_key := 'k', if_failed := 'block'`, '22023', /^keep = none does not go with if_failed/],
+      [`label := ''`, '22023', /^label must have 1 to 255 characters and no control characters$/],
+      [`label := '${long}'`, '22023', /^label must have/],
+      [`label := E'a\tb'`, '22023', /^label must have/],
+    ];
+    for (const [options, code, message] of cases) {
+      const error = await errorOf(sql, `select net.request('POST', 'http://h', ${options})`);
+      expect(error, options).toMatchObject({ code });
+      expect(error.message, options).toMatch(message);
+      expect(error.hint?.length, options).toBeGreaterThan(10);
+      expect([error.message, error.detail, error.hint].join('\n'), options).not.toContain('secret');
+    }
+    expect(await sql.query('select from net.http_request_queue')).toEqual([]);
+  });
+
+  test('accepts the options at their bounds; NULL is as good as none', async () => {
+    const { sql } = await open();
+    const fine = [
+      'max_attempts := 1',
+      'max_attempts := 100',
+      `run_at := '1000-01-01 BC'`,
+      `delay := '-1 day'`,
+      `delay := '100 years'`,
+      `idempotency_key := '${'k'.repeat(255)}'`,
+      `ordering_key := '${'é'.repeat(255)}'`,
+      `ordering_key := 'k', if_failed := 'block', keep := 'status'`,
+      'priority := 0',
+      'priority := 9',
+      `keep := 'none', label := 'a label'`,
+      `label := null, keep := null, priority := null, delay := null, run_at := null, max_attempts := null,
+       retry_policy := null, idempotency_key := null, ordering_key := null, if_failed := null, limit_key := null,
+       on_success := null, on_error := null`,
+    ];
+    for (const options of fine) await sql.query(`select net.request('POST', 'http://h', ${options})`);
+    expect(await sql.query('select count(*) as count from net.http_request_queue')).toEqual([{ count: fine.length }]);
+    const [plain] = await sql.query<{ extras: string | null }>(
+      'select net._extras(q) as extras from net.http_request_queue q order by id desc limit 1',
+    );
+    expect(plain).toEqual({ extras: null });
+  });
+
   test('a signed request has an id of its own, which is stored; one that is given stays', async () => {
     const { sql } = await open();
     const rows = await sql.query<{ headers: Record<string, string>; sign_with: string }>(`

@@ -33,7 +33,7 @@ describe.each(backends)('$name', (backend) => {
         pg_get_expr(p.proargdefaults, 0) as defaults, p.prorettype::regtype::text as result, p.provolatile as volatility,
         p.proisstrict as strict, p.prosecdef as security_definer, l.lanname as language, p.proparallel as parallel
       from pg_proc p join pg_language l on l.oid = p.prolang
-      where p.pronamespace = 'net'::regnamespace and p.proname in ('http_get', 'http_post', 'http_delete')
+      where p.pronamespace = 'net'::regnamespace and p.proname like 'http\\_%' and p.proname <> 'http_collect_response'
       order by p.proname`);
     const attributes = {
       result: 'bigint',
@@ -50,17 +50,21 @@ describe.each(backends)('$name', (backend) => {
       defaults: `'{}'::jsonb, '{}'::jsonb, 2000`,
       strict: true,
     };
+    const withBody = {
+      ...attributes,
+      names: ['url', 'body', 'params', 'headers', 'timeout_milliseconds'],
+      types: ['text', 'jsonb', 'jsonb', 'jsonb', 'integer'],
+      defaults: `'{}'::jsonb, '{}'::jsonb, '{"Content-Type": "application/json"}'::jsonb, 2000`,
+      strict: false,
+    };
+    // The documented three, and ours in their shape.
     expect(found).toEqual([
       { name: 'http_delete', ...withoutBody },
       { name: 'http_get', ...withoutBody },
-      {
-        name: 'http_post',
-        ...attributes,
-        names: ['url', 'body', 'params', 'headers', 'timeout_milliseconds'],
-        types: ['text', 'jsonb', 'jsonb', 'jsonb', 'integer'],
-        defaults: `'{}'::jsonb, '{}'::jsonb, '{"Content-Type": "application/json"}'::jsonb, 2000`,
-        strict: false,
-      },
+      { name: 'http_head', ...withoutBody },
+      { name: 'http_patch', ...withBody },
+      { name: 'http_post', ...withBody },
+      { name: 'http_put', ...withBody },
     ]);
   });
 
@@ -152,6 +156,51 @@ describe.each(backends)('$name', (backend) => {
       'net.wake()',
       'net.worker_restart()',
     ]);
+  });
+
+  test('http_put, http_patch and http_head do as http_post and http_get', async () => {
+    const { sql } = await open();
+    const pairs: readonly [ours: string, theirs: string][] = [
+      ['put', 'post'],
+      ['patch', 'post'],
+      ['head', 'get'],
+    ];
+    const theSame = [
+      `'http://h/a'`,
+      `'http://h/a?b#c', params := '{"d": "e f"}', headers := '{"X-Key": 1}', timeout_milliseconds := 5`,
+      `'http://h/a', headers := null`,
+      `'http://h/a', params := null`,
+    ];
+    for (const [ours, theirs] of pairs) {
+      for (const argumentsText of theirs === 'post' ? [...theSame, `'http://h', '{"a": "ü"}'`, `'http://h', null`] : theSame) {
+        const rows = await sql.query(`
+          delete from net.http_request_queue;
+          select net.http_${ours}(${argumentsText}), net.http_${theirs}(${argumentsText});
+          select upper(method) as method, url, headers, body::text, timeout_milliseconds, login_role, set_role, sign_with
+          from net.http_request_queue order by id`);
+        const [our, their] = rows;
+        const methods = [ours, theirs].map((method) => method.toUpperCase());
+        if (theirs === 'get' && argumentsText.includes('null')) expect(rows, argumentsText).toEqual([]);
+        else expect({ ...their, method: methods[0] }, argumentsText).toEqual(our);
+        if (their !== undefined) expect(their['method']).toBe(methods[1]);
+      }
+      for (const refused of [
+        `'ftp://h'`,
+        `'http://h', params := '[]'`,
+        `'http://h', headers := '[]'`,
+        `'http://h', headers := '{"Connection": "x"}'`,
+        `'http://h/{{secret.a}}'`,
+        `'http://h', timeout_milliseconds := 0`,
+        ...(theirs === 'post' ? ['null', `'http://h', headers := '{"Content-Type": "text/plain"}'`] : []),
+      ]) {
+        const [our, their] = [
+          await errorOf(sql, `select net.http_${ours}(${refused})`),
+          await errorOf(sql, `select net.http_${theirs}(${refused})`),
+        ];
+        const { code, message, detail, hint } = their;
+        expect(our, refused).toMatchObject({ code, message, ...(detail && { detail }), ...(hint && { hint }) });
+      }
+    }
   });
 
   describe('enqueueing', () => {
