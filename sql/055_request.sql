@@ -210,8 +210,10 @@ declare
   retry        jsonb;
 begin
   method := net._checked_method(method);
-  select b.body, b.content_type into body, content_type
-  from net._request_body(json_body, form_body, text_body, bytes_body) b;
+  if num_nonnulls(json_body, form_body, text_body, bytes_body) > 0 then
+    select b.body, b.content_type into body, content_type
+    from net._request_body(json_body, form_body, text_body, bytes_body) b;
+  end if;
   if body is not null and method in ('GET', 'HEAD') then
     -- As fetch does: RFC 9110 gives such a body no meaning, and servers and proxies reject it, drop it, or take it for the
     -- next request.
@@ -224,7 +226,10 @@ begin
       select net._urlencode_string(p.name) || '=' || net._urlencode_string(p.value) from net._pairs('params', params) p
     ));
   end if;
-  headers := net._request_headers(coalesce(headers, '{}'), content_type, sign_with);
+  headers := coalesce(headers, '{}');
+  if num_nonnulls(content_type, sign_with) > 0 then
+    headers := net._request_headers(headers, content_type, sign_with);
+  end if;
   if not (options is null) then
     perform net._check_options(options);
     perform net._check_callback(requester, c.argument, c.function)
@@ -235,8 +240,11 @@ begin
     headers := net._with_idempotency_key(headers, options.idempotency_key, retry);
   end if;
   timeout_milliseconds := coalesce(timeout_milliseconds, 2000);
-  select r.url, r.headers into url, headers
-  from net._checked_request(url, null, headers, timeout_milliseconds) r;
+  -- As the documented functions do: the usual request passes one test whole.
+  if net._is_plain(url, '{}', headers, timeout_milliseconds) is not true then
+    select r.url, r.headers into url, headers
+    from net._checked_request(url, null, headers, timeout_milliseconds) r;
+  end if;
   if not net._is_open() then
     perform net._check_standing(requester, method, url);
   end if;
