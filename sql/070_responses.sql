@@ -134,7 +134,7 @@ $$;
 -- Waits until each of the requests has a response, and returns these in the order of the ids, for an id that is given twice
 -- twice. No ids, or NULL: none. A time-out of NULL is the default.
 -- API: public
-create function net.await(ids bigint[], timeout interval default '1 minute')
+create function net.await(ids bigint[], timeout interval default '00:01:00')
   returns setof net._http_response
   volatile
   parallel unsafe

@@ -24,6 +24,7 @@ export { type InstallOptions, type InstallReport, install } from './schema/insta
 export type { Grants, ScriptOptions } from './schema/scripts.ts';
 export { type UninstallOptions, type UninstallReport, uninstall } from './schema/uninstall.ts';
 export { secretDirectory } from './secrets/directory.ts';
+export { type AwaitedResponse, type AwaitOptions, awaitResponses } from './store/await-responses.ts';
 export {
   type Redelivery,
   type RedeliveryFilter,

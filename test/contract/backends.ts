@@ -131,6 +131,13 @@ export class Stage {
     return session;
   }
 
+  /** A connection as a program has it; closed with the test. */
+  async connect(): Promise<Database> {
+    const database = await this.#database.connect({});
+    onTestFinished(() => database.close());
+    return database;
+  }
+
   /** A worker that serves this database; stopped with the test. */
   async startWorker(parts: Partial<WorkerParts> = {}, options: { readonly wait?: boolean } = {}): Promise<Worker> {
     const client = createHttpClient({

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends } from './backends.ts';
+import { backends, can } from './backends.ts';
 
 // keep: how much of a response is kept.
 
@@ -52,5 +52,20 @@ describe.each(backends)('$name', (backend) => {
     // The worker goes on.
     expect((await stage.response(await stage.get('/get'))).status_code).toBe(200);
     expect(await stage.count('net._http_response')).toBe(1);
+  });
+
+  test.runIf(can(backend, 'severalSessions'))('one that a user has locked waits, and holds up no other', async () => {
+    const stage = await backend.open();
+    const locker = await stage.session();
+    const slow = `net.request('GET', '${stage.echoUrl}/delay/0.5', timeout_milliseconds := 10000, keep := 'none')`;
+    await stage.sql.query(`select ${slow}, ${slow}`);
+    await stage.until(() => stage.received.length === 2, 'both were sent');
+    await locker.query('begin; select from net.http_request_queue where id = 1 for update');
+    await stage.until(async () => (await stage.count('net.http_request_queue')) === 1, 'the other is done');
+    expect((await stage.response(await stage.get('/get'))).status_code).toBe(200);
+    expect(await stage.sql.query('select id from net.http_request_queue')).toEqual([{ id: 1 }]);
+    await locker.query('commit');
+    await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'it is done, too');
+    expect(stage.received.filter(({ path }) => path.startsWith('/delay'))).toHaveLength(2);
   });
 });
