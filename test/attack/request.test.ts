@@ -7,7 +7,7 @@ import { attempt, openStage, type Stage } from './stage.ts';
 // net.request says for whom it asks in a value of the domain net._caller. Here an ordinary login tries to say somebody else.
 
 /** The rest of the arguments of net._enqueue. */
-const rest = `'GET', 'http://127.0.0.1:1/', null, null, null, null, null, null, 1, null`;
+const rest = `'GET', 'http://127.0.0.1:1/', null, null, null, null, null, null, 1, null, null`;
 
 /** What a value for the victim looks like in this transaction. */
 const forged = `(pg_current_xact_id()::text || ' ' || to_regrole('victim')::oid::text)`;
@@ -24,7 +24,7 @@ const forgeries: Readonly<Record<string, string>> = {
   'an empty value': `select net._enqueue('', ${rest})`,
   'named arguments': `select net._enqueue(caller => ${forged}, method => 'GET', url => 'http://h', headers => null,
      params => null, json_body => null, form_body => null, text_body => null, bytes_body => null, timeout_milliseconds => 1,
-     sign_with => null)`,
+     sign_with => null, options => null)`,
   'an element of an array': `select net._enqueue((array[${forged}]::net._caller[])[1], ${rest})`,
   'an element of an array literal': `select net._enqueue((format('{"%s"}', ${forged})::net._caller[])[1], ${rest})`,
   unnest: `select net._enqueue(c, ${rest}) from unnest(format('{"%s"}', ${forged})::net._caller[]) c`,
