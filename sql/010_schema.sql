@@ -26,7 +26,7 @@ do $$
 declare
   role_name text;
 begin
-  foreach role_name in array array['net_admin', 'net_worker'] loop
+  foreach role_name in array array['net_admin', 'net_worker', 'net_callback'] loop
     if exists (select from pg_catalog.pg_roles where rolname = role_name) then
       if not exists (
         select
@@ -44,9 +44,12 @@ begin
       if role_name = 'net_admin' then
         create role net_admin nologin;
         comment on role net_admin is 'pgfetch: reads every request and response, headers and bodies included';
-      else
+      elsif role_name = 'net_worker' then
         create role net_worker nologin;
         comment on role net_worker is 'pgfetch: what the worker needs and nothing else; grant it to the worker''s login';
+      else
+        create role net_callback nologin;
+        comment on role net_callback is 'pgfetch: calls on_success and on_error; grant it to a login that has no other rights';
       end if;
     else
       raise notice 'role "%" was not created: % may not create roles', role_name, current_user

@@ -75,6 +75,7 @@ begin
       using errcode = 'insufficient_privilege',
             detail  = case role_name
                         when 'net_user' then 'Whoever holds net_user may enqueue requests in this database.'
+                        when 'net_callback' then 'Whoever holds net_callback may call the functions that are granted to it.'
                         else 'Whoever holds pgfetch''s roles sees every request of this database.'
                       end,
             hint    = format(
@@ -88,7 +89,7 @@ $$;
 -- The roles are missing where the installer may not create them; everything then belongs to the schema's owner alone.
 do $$
 begin
-  perform net._refuse_untrusted_roles('{net_admin,net_worker}');
+  perform net._refuse_untrusted_roles('{net_admin,net_worker,net_callback}');
 
   if exists (select from pg_catalog.pg_roles where rolname = 'net_admin') then
     create policy every_request on net.http_request_queue for select to net_admin using (true);
@@ -257,16 +258,21 @@ begin
     grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
     grant select on net.policy, net.retry_policy to net_worker;
-    grant select, insert, update, delete on net.attempts, net.idempotency_keys, net.ordering_keys, net.callbacks
-      to net_worker;
+    grant select, insert, update, delete on net.attempts, net.idempotency_keys, net.ordering_keys to net_worker;
     -- It copies what it has in the queue, and deletes what expires (UPDATE is for the lock, as above); it never reads them.
     grant select (id, finished), insert, update (finished), delete on net.kept_requests to net_worker;
+    grant select, insert, update (due_at, attempts, error_code, error_msg, ticket), delete on net.callbacks to net_worker;
     grant usage on sequence net.worker_id_seq to net_worker;
     grant update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
       net._bytes_or_null(text), net._is_readable(text, text, jsonb, text), net._unstorable(bytea[]),
       net._has_policies(), net._concerns(oid, oid), net._extras(net.http_request_queue) to net_worker;
+  end if;
+
+  if exists (select from pg_roles where rolname = 'net_callback') then
+    grant usage on schema net to net_callback;
+    grant execute on function net._call_back(bigint, text), net._take_callback(bigint, text) to net_callback;
   end if;
 
   -- The new rights are the standard that `pgfetch doctor` compares with; what else has changed stays a difference.

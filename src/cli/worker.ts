@@ -27,6 +27,7 @@ type WorkerCommandOptions = CertificateFlags &
     lease?: number;
     poll?: number;
     prepare: boolean;
+    callbackUrl?: string;
     name?: string;
     resolver?: 'auto' | 'system';
     logFormat?: LogFormat;
@@ -35,6 +36,7 @@ type WorkerCommandOptions = CertificateFlags &
 /** How the problems of a configuration name the options of this command. */
 const flags: Readonly<Record<string, string>> = {
   connectionString: '--database-url',
+  callbackDatabaseUrl: '--callback-url',
   allow: '--allow',
   deny: '--deny',
   only: '--only',
@@ -76,6 +78,7 @@ export function addWorkerCommand(program: Command): void {
     .option('--client-cert <host=cert,key>', 'show that host this certificate (PEM files); repeatable', collect)
     .option('--secret <name=hosts@roles>', 'a secret, where it may be sent and for whom; repeatable', collect)
     .option('--secrets-dir <directory>', 'where the values of secrets are, each in a file named as it is')
+    .option('--callback-url <url>', 'the login that calls on_success and on_error (default: $PGFETCH_CALLBACK_URL)')
     .option('--stop-timeout <ms>', 'how long a stop waits for requests in flight (default: 10000)', Number)
     .option('--lease <ms>', 'how long claimed requests are its own without a sign of life (default: 15000)', Number)
     .option('--poll <ms>', 'how often to look where notifications do not arrive (default: 500)', Number)
@@ -238,6 +241,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     resolver,
     prepare,
     name,
+    callbackUrl = process.env['PGFETCH_CALLBACK_URL'],
   } = options;
   return {
     allow,
@@ -250,6 +254,7 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     ...readSecrets(options),
     prepare,
     proxy: proxiesOfEnvironment(),
+    ...(callbackUrl === undefined ? {} : { callbackDatabaseUrl: callbackUrl }),
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
     ...(poll === undefined ? {} : { pollEveryMs: poll }),

@@ -19,6 +19,12 @@ export type WorkerOptions = {
    */
   readonly connectionString?: string;
   /**
+   * The login by which `on_success` and `on_error` are called: `postgres://user:password@host:5432/`, of the server that is
+   * served; which database is the worker's matter. A member of `net_callback` and of nothing else: another one is refused, because
+   * what a user's function leaves behind runs with its rights. Default: empty; callbacks then wait.
+   */
+  readonly callbackDatabaseUrl?: string;
+  /**
    * Networks and hosts that requests may reach beyond the public internet: CIDR blocks (`10.1.0.0/16`), addresses, host names
    * (`db.internal`, `*.example.local`), or the words `loopback`, `private`, `all`. Everything else that is not public is denied,
    * because whoever can run SQL could otherwise reach the worker's neighbours. An allowed *name* may resolve to any address
@@ -116,14 +122,17 @@ const ports = z
   .max(entriesMax, `must have at most ${entriesMax} entries`)
   .default([]);
 
+const connectionString = z
+  .string({ error: 'must be a text' })
+  .superRefine((text, context) => {
+    const problem = connectionStringProblem(text);
+    if (problem !== undefined) context.addIssue(problem);
+  })
+  .default('');
+
 const schema = z.strictObject({
-  connectionString: z
-    .string({ error: 'must be a text' })
-    .superRefine((text, context) => {
-      const problem = connectionStringProblem(text);
-      if (problem !== undefined) context.addIssue(problem);
-    })
-    .default(''),
+  connectionString,
+  callbackDatabaseUrl: connectionString,
   allow: networks('allow'),
   deny: networks('deny'),
   only: networks('only'),

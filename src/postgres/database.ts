@@ -57,6 +57,11 @@ export type Database = Session & {
    */
   listen(channel: string, onNotify: (payload: string) => void): Promise<boolean>;
   /**
+   * Forgets what statements have left in the session: settings, temporary tables, cursors, prepared statements, advisory locks,
+   * LISTENs, those of {@link listen} included. In PGlite, whose session is its user's, nothing.
+   */
+  reset(): Promise<void>;
+  /**
    * Resolves if the server answers a protocol-level Sync, which is no statement, within `timeoutMs`; otherwise the session
    * is ended and it rejects with `ConnectionLost`. The answer comes after those of the statements already in flight, so
    * give a time above the statement timeout (60 s) or ask while idle.

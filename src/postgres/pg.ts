@@ -174,6 +174,13 @@ class PgSession implements Database {
     return true;
   }
 
+  async reset(): Promise<void> {
+    await this.#turns.exclusive(async () => {
+      await this.#send({ text: 'discard all' });
+      if (!this.#sharesServerSession) await this.#send(this.#pinning(false));
+    });
+  }
+
   async ping(timeoutMs: number): Promise<void> {
     this.#refuseIfOver();
     const timer = setTimeout(() => {

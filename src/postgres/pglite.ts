@@ -159,6 +159,10 @@ class PgliteSession implements Database {
     return true;
   }
 
+  async reset(): Promise<void> {
+    this.#refuseIfOver();
+  }
+
   /** In-process there is nothing that could be lost on the way: it resolves at once unless the instance is closed. */
   async ping(): Promise<void> {
     this.#refuseIfOver();

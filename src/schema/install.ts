@@ -126,21 +126,25 @@ async function describeFound(
     : `${line}${found.isExtension ? ' as the extension pg_net' : ''}; nothing was changed.${whose}`;
 }
 
+/** Of each role what it is for, and what its lack means. */
+const roles: readonly (readonly [role: string, use: string, lack: string])[] = [
+  ['net_admin', 'its members read every request and response.', 'only the owner of the schema reads every request.'],
+  [
+    'net_worker',
+    'grant it to the login that the worker connects as.',
+    'the worker must connect as the owner of the schema.',
+  ],
+  ['net_callback', 'grant it to the login that callbacks are called by.', 'requests cannot have callbacks.'],
+];
+
 function roleLines(before: readonly string[], after: readonly string[]): string[] {
-  return ['net_admin', 'net_worker'].map((role) => {
+  return roles.map(([role, use, lack]) => {
     if (before.includes(role)) {
       return `Used the role "${role}", which another database's installation had created.`;
     }
-    if (after.includes(role)) {
-      return role === 'net_admin'
-        ? 'Created the role "net_admin": its members read every request and response.'
-        : 'Created the role "net_worker": grant it to the login that the worker connects as.';
-    }
-    return `Did not create the role "${role}", because this login may not create roles: ${
-      role === 'net_admin'
-        ? 'only the owner of the schema reads every request.'
-        : 'the worker must connect as the owner of the schema.'
-    }`;
+    return after.includes(role)
+      ? `Created the role "${role}": ${use}`
+      : `Did not create the role "${role}", because this login may not create roles: ${lack}`;
   });
 }
 

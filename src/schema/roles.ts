@@ -47,6 +47,7 @@ export async function ownRoleMembers(
 /** Constant texts: a role's name cannot be a parameter of DROP ROLE. */
 const dropScripts: Readonly<Record<string, string>> = Object.freeze({
   net_admin: 'drop role net_admin',
+  net_callback: 'drop role net_callback',
   net_user: 'drop role net_user',
   net_worker: 'drop role net_worker',
 });

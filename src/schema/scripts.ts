@@ -54,7 +54,7 @@ export async function sqlForMigration(options: MigrationOptions = {}): Promise<s
   const header = [
     `-- pgfetch ${await packageVersion()}: the schema "net" (asynchronous HTTP from SQL, with the API of pg_net).`,
     '-- Written by: pgfetch sql. Run it once per database, as the role that is to own the schema: it needs CREATE on the',
-    '-- database, and CREATEROLE for the roles net_admin and net_worker.',
+    '-- database, and CREATEROLE for the roles net_admin, net_worker and net_callback.',
   ];
   const narrow = grantsScripts[options.grants ?? 'public'];
   if (options.transaction === false) {

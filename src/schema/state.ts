@@ -55,7 +55,7 @@ const rolesStatement: Statement = {
   text: `
     select r.rolname::text as name
     from pg_catalog.pg_roles r
-    where r.rolname in ('net_admin', 'net_worker', 'net_user')
+    where r.rolname in ('net_admin', 'net_callback', 'net_worker', 'net_user')
       and pg_catalog.shobj_description(r.oid, 'pg_authid') like 'pgfetch:%'
     order by 1`,
 };

@@ -176,6 +176,8 @@ export type Settled = {
   readonly returned: readonly bigint[];
   /** After how many milliseconds the first of them is due; Infinity where there is none. */
   readonly retryInMs: number;
+  /** Functions are to be called for some of them. */
+  readonly hasCallbacks: boolean;
   /** Rows that the database would not take by themselves: to be tried again later. */
   readonly refused: readonly Settlement[];
   /** Why the last of those was refused. */
@@ -241,6 +243,7 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
     recorded: settled.filter((id) => !retried.has(id)),
     returned,
     retryInMs: Math.min(...returned.map((id) => retried.get(id) ?? 0)),
+    hasCallbacks: group.some((s) => isFollowed(s) && s.aftermath.callback !== undefined),
     refused,
     refusal,
   };

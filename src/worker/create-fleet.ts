@@ -3,7 +3,7 @@ import { version } from '../config/version.ts';
 import { ConfigError, type WorkerConfig } from '../config/worker-config.ts';
 import { type Endpoint, endpointOf, serverOf } from '../postgres/endpoint.ts';
 import { createSecrets, type Secrets } from '../secrets/secrets.ts';
-import { connectToServer, createSender } from './create.ts';
+import { callbacksBy, connectToServer, createSender } from './create.ts';
 import { Fleet, type FleetServer } from './fleet.ts';
 import type { WorkerLog } from './parts.ts';
 import type { Send } from './pipeline.ts';
@@ -38,6 +38,9 @@ export type CreateFleetOptions = FleetOptions & {
 export function createFleet(options: CreateFleetOptions = {}): Fleet {
   const { log = silentLog, ...rest } = options;
   const { servers, rescanEveryMs } = readFleetConfig(rest);
+  if (servers.length > 1 && servers[0].callbackDatabaseUrl !== '') {
+    throw new ConfigError(['callbackDatabaseUrl is a login of one server; give one connection string']);
+  }
   const client = createSender(servers[0], log);
   const secrets = createSecrets({ bindings: servers[0].secrets, source: servers[0].secretSource });
   const known = new Map<string, FleetServer>();
@@ -64,6 +67,7 @@ function makeServer(config: WorkerConfig, send: Send, secrets: Secrets): FleetSe
       new Worker({
         connect: (target) => connectToServer(config, { ...target, database }),
         staysInDatabase: true,
+        ...callbacksBy(config),
         send,
         secrets,
         name: config.name,

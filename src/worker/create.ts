@@ -11,7 +11,7 @@ import { openPglite } from '../postgres/pglite.ts';
 import { createSecrets } from '../secrets/secrets.ts';
 import { sessionSettings } from '../store/session.ts';
 import type { Target } from './opening.ts';
-import type { WorkerLog } from './parts.ts';
+import type { WorkerLog, WorkerParts } from './parts.ts';
 import { Worker } from './worker.ts';
 
 /**
@@ -75,6 +75,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
       pglite === undefined
         ? (target) => connectToServer(config, target)
         : (target) => connectToPglite(pglite, target, () => void worker.stop()),
+    ...callbacksBy(config),
     send: (request, rules) => client.send(request, rules),
     dispose: () => client.close(),
     secrets: createSecrets({ bindings: config.secrets, source: config.secretSource }),
@@ -113,6 +114,27 @@ export async function connectToServer(config: WorkerConfig, target: Target): Pro
     prepare: config.prepare,
     sessionSettings,
   });
+}
+
+/** Where there is a login to call callbacks by, how a worker connects as it. */
+export function callbacksBy({
+  callbackDatabaseUrl: connectionString,
+  connectTimeoutMs,
+}: WorkerConfig): Pick<WorkerParts, 'connectCallbacks'> {
+  if (connectionString === '') return {};
+  return {
+    connectCallbacks: async (database, timeoutMs) =>
+      await connectPg({
+        connectionString,
+        database,
+        applicationName: `${applicationName} callbacks`,
+        connectTimeoutMs,
+        // Nothing of ours is kept in a session in which users' functions run, not even prepared statements.
+        prepare: false,
+        // A worker's own settings suit its own statements alone.
+        sessionSettings: { statement_timeout: `${timeoutMs}ms` },
+      }),
+  };
 }
 
 async function connectToPglite(pglite: PgliteInstance, target: Target, onClosed: () => void): Promise<Database> {

@@ -1,6 +1,7 @@
 import type { BackoffOptions } from '../core/backoff.ts';
 import type { Database } from '../postgres/database.ts';
 import type { Secrets } from '../secrets/secrets.ts';
+import type { ConnectCallbacks } from './callbacks.ts';
 import type { Target } from './opening.ts';
 import type { Send } from './pipeline.ts';
 import type { Timing } from './timing.ts';
@@ -28,6 +29,8 @@ export type WorkerEvents = {
 export type WorkerParts = {
   /** Opens a database session. Called again after every loss. */
   readonly connect: (target: Target) => Promise<Database>;
+  /** Opens a session of the login that callbacks are called by. Default: none; on a server callbacks then wait. */
+  readonly connectCallbacks?: ConnectCallbacks;
   /** Sends one request; see `src/http`. */
   readonly send: Send;
   /** What requests may refer to. Default: nothing. */

@@ -33,6 +33,8 @@ export type ServiceContext = {
   /** A monotonic clock, in milliseconds. */
   readonly now: () => number;
   readonly onRecorded: (ids: readonly bigint[]) => void;
+  /** Functions may be due to be called. */
+  readonly lookForCallbacks: () => void;
   readonly onDrained: () => void;
   readonly warn: (message: string) => void;
 };
@@ -263,7 +265,7 @@ export class Service {
     }
   }
 
-  #settled({ recorded, returned, retryInMs }: Settled, lost: number): void {
+  #settled({ recorded, returned, retryInMs, hasCallbacks }: Settled, lost: number): void {
     const now = this.#c.now();
     this.#stir(now);
     if (recorded.length > 0) {
@@ -271,6 +273,9 @@ export class Service {
     }
     if (returned.length > 0) {
       this.#upkeep.alarm(now + retryInMs);
+    }
+    if (hasCallbacks) {
+      this.#c.lookForCallbacks();
     }
     if (lost > 0) {
       // Somebody may have taken our registration: renewing the lease tells.
@@ -332,8 +337,10 @@ export class Service {
 
   /** Tends what time brings. */
   async #tend(now: number): Promise<void> {
-    const { flights, standings } = this.#c;
+    const { flights, standings, lookForCallbacks } = this.#c;
     await flights.renewStandings(standings);
+    // Those of a worker that has died, or that has no login to call them by.
+    lookForCallbacks();
     if ((await this.#upkeep.tend(now)) > 0) {
       this.#stir(now);
     }

@@ -18,6 +18,8 @@ export type Timing = {
   readonly pingEveryMs: number;
   /** How often a worker that a pause keeps away looks whether it has ended: by a short connection, since none may stay. */
   readonly pausedEveryMs: number;
+  /** How long the function of a callback may take. Longer: it may do more; others of the same role wait for it. */
+  readonly callbackTimeoutMs: number;
 };
 
 export const defaultTiming: Timing = Object.freeze({
@@ -30,4 +32,5 @@ export const defaultTiming: Timing = Object.freeze({
   reclaimEveryMs: 2_000,
   pingEveryMs: 30_000,
   pausedEveryMs: 3_000,
+  callbackTimeoutMs: 30_000,
 });

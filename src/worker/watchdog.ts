@@ -45,6 +45,7 @@ export function watched(db: Database, limitMs: number, now: () => number): Datab
     execute: (script) => answer(db.execute(script)),
     transaction: (work) => answer(db.transaction(work)),
     listen: (channel, onNotify) => answer(db.listen(channel, onNotify)),
+    reset: () => answer(db.reset()),
     ping: (timeoutMs) => db.ping(timeoutMs),
     close: () => db.close(),
   };

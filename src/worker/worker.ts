@@ -6,6 +6,7 @@ import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, detach, type Registration, register } from '../store/register.ts';
 import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
+import { Callbacks } from './callbacks.ts';
 import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
 import { type Opened, openServed, type Ready } from './opening.ts';
@@ -100,8 +101,8 @@ export class Worker extends EventEmitter<WorkerEvents> {
   }
 
   /**
-   * Resolves when everything that was committed before the call has been sent and recorded, and nothing is held. Requests
-   * that another worker holds, and those that are due later, are not waited for.
+   * Resolves when everything that was committed before the call has been sent and recorded, nothing is held, and callbacks have
+   * been called. Requests that another worker holds, and those that are due later, are not waited for.
    */
   async drain(): Promise<void> {
     if (this.#life === undefined || this.#orders.stopping) {
@@ -176,11 +177,14 @@ export class Worker extends EventEmitter<WorkerEvents> {
     await this.#parts.dispose?.();
     this.#log.info({}, 'stopped');
     this.emit('stopped');
-    this.#tellDrained();
+    void this.#tellDrained();
   }
 
-  #tellDrained(): void {
-    for (const drained of this.#drained.splice(0)) {
+  /** Tells those who have asked so far, when the callbacks that are due have been called. */
+  async #tellDrained(called?: Promise<void>): Promise<void> {
+    const asked = this.#drained.splice(0);
+    await called;
+    for (const drained of asked) {
       drained();
     }
   }
@@ -229,6 +233,15 @@ export class Worker extends EventEmitter<WorkerEvents> {
     this.#db = db;
     this.#serviceSignal = signal;
     let service: Service | undefined;
+    const callbacks = new Callbacks({
+      db,
+      database: installation.database,
+      connect: this.#parts.connectCallbacks,
+      timeoutMs: this.#timing.callbackTimeoutMs,
+      ttlMs: settings.ttlMs,
+      now: () => this.#now(),
+      warn: (message) => this.#log.warn({}, message),
+    });
     const orders = new ConnectionOrders(this.#orders, () => void this.#obeyRestart(db, installation.database, orders));
     const restarts = new RestartNotices(db, orders);
     try {
@@ -252,12 +265,14 @@ export class Worker extends EventEmitter<WorkerEvents> {
         orders,
         now: () => this.#now(),
         onRecorded: (ids) => this.emit('recorded', ids),
-        onDrained: () => this.#tellDrained(),
+        lookForCallbacks: () => callbacks.look(),
+        onDrained: () => void this.#tellDrained(callbacks.idle()),
         warn: (message) => this.#log.warn({}, message),
       });
       this.#service = service;
       if (installation.paused === null) {
         this.#announceReady(installation, registration.workerId, listens);
+        callbacks.look();
       } else {
         this.#leave(orders);
       }
@@ -282,6 +297,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
       this.#service = undefined;
       this.#serviceSignal = undefined;
       this.#db = undefined;
+      await callbacks.end();
       await db.close();
       await service?.finish();
     }

@@ -16,6 +16,7 @@ import { connectPg } from '../../src/postgres/pg.ts';
 import { openPglite } from '../../src/postgres/pglite.ts';
 import { extensionFiles } from '../../src/schema/scripts.ts';
 import { sessionSettings } from '../../src/store/session.ts';
+import type { ConnectCallbacks } from '../../src/worker/callbacks.ts';
 import type { Target } from '../../src/worker/opening.ts';
 import type { WorkerLog, WorkerParts } from '../../src/worker/parts.ts';
 import { Worker } from '../../src/worker/worker.ts';
@@ -96,6 +97,8 @@ type OpenDatabase = {
   readonly isServed: boolean;
   session(user?: string): Promise<Sql>;
   connect(target: Target): Promise<Database>;
+  /** Not on PGlite: its one session is the callbacks', too. */
+  readonly connectCallbacks?: ConnectCallbacks;
   drop(): Promise<void>;
 };
 
@@ -148,6 +151,7 @@ export class Stage {
     });
     const worker = new Worker({
       connect: (target) => this.#database.connect(target),
+      ...(this.#database.connectCallbacks && { connectCallbacks: this.#database.connectCallbacks }),
       send: (request, rules) => client.send(request, rules),
       dispose: () => client.close(),
       name: 'contract',
@@ -233,6 +237,8 @@ function writeTo(lines: string[]): WorkerLog {
 const applicationName = 'pgfetch contract test';
 /** The worker's login: nothing but a member of net_worker, as a careful user would have it. */
 const workerRole = 'contract_worker';
+/** The callbacks': the same with net_callback. */
+const callbackRole = 'contract_callback';
 
 const parseAsNumber: pg.CustomTypesConfig = {
   // pg's own overloads tell the parsers of text and of bytes apart; this one asks for whatever was asked for.
@@ -290,6 +296,16 @@ async function openPgDatabase(major: TestMajor, encoding: 'UTF8' | 'LATIN1'): Pr
         ...target,
       });
     },
+    connectCallbacks: (database, timeoutMs) =>
+      connectPg({
+        connectionString: url.href,
+        applicationName,
+        connectTimeoutMs: 10_000,
+        sessionSettings: { statement_timeout: `${timeoutMs}ms` },
+        prepare: false,
+        user: callbackRole,
+        database,
+      }),
     async drop() {
       await until(
         async () => (await admin.query(`select from pg_stat_activity where datname = '${name}'`)).length === 0,
@@ -311,7 +327,11 @@ const grantWorkerRole = `
     if not exists (select from pg_roles where rolname = '${workerRole}') then
       create role ${workerRole} login;
     end if;
+    if not exists (select from pg_roles where rolname = '${callbackRole}') then
+      create role ${callbackRole} login;
+    end if;
     grant net_worker to ${workerRole};
+    grant net_callback to ${callbackRole};
   end
   $$`;
 

@@ -154,6 +154,7 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
         query: (statement, parameters) => db.query(statement, parameters),
         execute: (script) => db.execute(script),
         transaction: (work) => db.transaction(work),
+        reset: () => db.reset(),
         ping: (timeoutMs) => db.ping(timeoutMs),
         close: () => db.close(),
         // It has looked whether the database is paused, and does not listen yet.

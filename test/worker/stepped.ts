@@ -168,6 +168,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
     orders,
     now: () => performance.now() + ahead,
     onRecorded: () => {},
+    lookForCallbacks: () => {},
     onDrained: () => {},
     warn: () => {},
   });

@@ -83,6 +83,7 @@ describe('a worker', () => {
           execute: (script) => db.execute(script),
           transaction: (work) => db.transaction(work),
           listen: (channel, onNotify) => db.listen(channel, onNotify),
+          reset: () => db.reset(),
           ping: (timeoutMs) => db.ping(timeoutMs),
           close: () => db.close(),
         };
