@@ -156,8 +156,8 @@ as $$
       'blocksKey', q.blocks_key,
       'priority', q.priority,
       'limitKey', q.limit_key,
-      'onSuccess', q.on_success,
-      'onError', q.on_error,
+      'onSuccess', q.on_success::bigint,
+      'onError', q.on_error::bigint,
       'keep', q.keep,
       'label', q.label,
       'cancelAsked', q.cancel_asked

@@ -35,8 +35,8 @@ async function openWith(open: () => Promise<Stage>, script: string = objects): P
   return stage;
 }
 
-const request = (stage: Stage, path: string, options: string): Promise<number> =>
-  stage.enqueue(`select net.request('GET', '${stage.echoUrl}${path}', ${options})`);
+const request = (stage: Stage, path: string, ...options: readonly string[]): Promise<number> =>
+  stage.enqueue(`select net.request(${["'GET'", `'${stage.echoUrl}${path}'`, ...options].join(', ')})`);
 
 /** Until there are no calls left to be made. */
 const allCalled = ({ sql, until }: Stage): Promise<unknown> =>
@@ -77,7 +77,7 @@ describe.each(backends)('$name', (backend) => {
          end $$`,
     );
     const id = await request(stage, '/get', `on_success := 'moody'`);
-    await stage.until(async () => (await callbackRows(stage.sql))[0]?.attempts, 'the function has failed');
+    await stage.until(async () => (await callbackRows(stage.sql))[0]?.error_code, 'the function has failed');
     expect(await callbackRows(stage.sql)).toEqual([
       { request_id: id, attempts: expect.any(Number), error_code: 'ZZ001', error_msg: 'not now', is_due: true },
     ]);
@@ -137,7 +137,7 @@ describe.each(backends)('$name', (backend) => {
   test('what was left over when a worker ended is called by the next one', async () => {
     const stage = await openWith(() => backend.open({ worker: false }));
     const worker = await stage.startWorker();
-    const id = await request(stage, '/get', '');
+    const id = await request(stage, '/get');
     await worker.drain();
     await worker.stop();
     // As it is between the response and the call, and after a worker died with the call in its hands.
@@ -152,7 +152,7 @@ describe.each(backends)('$name', (backend) => {
   test('a function that is gone, and a response that is, fail the call', async () => {
     const stage = await openWith(() => backend.open({ worker: false }));
     const worker = await stage.startWorker();
-    const [first, second] = [await request(stage, '/get', ''), await request(stage, '/get', '')];
+    const [first, second] = [await request(stage, '/get'), await request(stage, '/get')];
     await worker.drain();
     await worker.stop();
     await stage.sql.query(`
@@ -182,7 +182,7 @@ describe.each(backends)('$name', (backend) => {
       create function app.more(net._http_response, int default 1) returns int language sql security definer as 'select 1';
       create function app.many(variadic net._http_response[]) returns int language sql security definer as 'select 1';
       create function app.nothing() returns int language sql security definer as 'select 1';
-      create function app.text(text) returns int language sql security definer as 'select 1';
+      create function app.word(text) returns int language sql security definer as 'select 1';
       create procedure app.proc(net._http_response) language sql security definer as 'select 1';
       create role other_owner;
       create function app.other(net._http_response) returns int language sql security definer as 'select 1';
@@ -197,7 +197,7 @@ describe.each(backends)('$name', (backend) => {
       expect(await attempt(`'known'`)).toBe('accepted');
       expect(await attempt(`'app.here(net._http_response)'::regprocedure`)).toBe('accepted');
       expect(await attempt(`'here'`)).toMatch(/^42725 more than one function named "here"/);
-      for (const name of ['invoker', 'more', 'many', 'nothing', 'text', 'proc', 'other', 'pg_catalog.now']) {
+      for (const name of ['invoker', 'more', 'many', 'nothing', 'word', 'proc', 'other', 'pg_catalog.now']) {
         expect(await attempt(`'${name}'`), name).toBe(refusal);
       }
       expect(await attempt(`0::regproc`)).toBe(refusal);
