@@ -102,6 +102,7 @@ async function dev(options: DevOptions): Promise<void> {
     });
     try {
       await createExtension(db);
+      await createCallbackLogin(db);
       worker = await makeWorker(server, options, secrets);
       if ((await Promise.race([worker.start(), stop.signal])) !== undefined) return;
       leaveEchoNote(options.directory, localhost(echo));
@@ -159,6 +160,18 @@ async function createExtension(db: Database): Promise<void> {
   if (installation.kind !== 'ready') throw new CliError(explain(installation));
 }
 
+/** Callbacks just work here. Whoever reaches this server is a superuser anyway. */
+async function createCallbackLogin(db: Database): Promise<void> {
+  await db.execute(`
+    do $$
+    begin
+      if not exists (select from pg_catalog.pg_roles where rolname = 'pgfetch_callbacks') then
+        create role pgfetch_callbacks login in role net_callback;
+      end if;
+    end
+    $$`);
+}
+
 async function makeWorker(
   server: DevServer,
   options: DevOptions,
@@ -167,6 +180,7 @@ async function makeWorker(
   const log = createLog(undefined, 'warn');
   const worker = createWorker({
     connectionString: server.connectionString,
+    callbackDatabaseUrl: asCallbackLogin(server.connectionString),
     allow: ['loopback'],
     proxy: proxiesBeyondLoopback(),
     log,
@@ -175,6 +189,12 @@ async function makeWorker(
   });
   await logSecretProblems(options, log);
   return worker;
+}
+
+function asCallbackLogin(connectionString: string): string {
+  const url = new URL(connectionString);
+  url.username = 'pgfetch_callbacks';
+  return url.href;
 }
 
 function showRunning(options: DevOptions, server: DevServer, echo: EchoServer): void {

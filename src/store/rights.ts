@@ -20,7 +20,8 @@ const missingRightsStatement: Statement = {
           ('net._http_response', 'SELECT'), ('net._http_response', 'INSERT'), ('net._http_response', 'DELETE'),
           ('net.kept_requests', 'INSERT'), ('net.kept_requests', 'DELETE'),
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
-          ('net.pause', 'SELECT'), ('net.installation', 'SELECT'), ('net.policy', 'SELECT')
+          ('net.pause', 'SELECT'), ('net.installation', 'SELECT'), ('net.policy', 'SELECT'),
+          ('net.callbacks', 'SELECT'), ('net.callbacks', 'INSERT'), ('net.callbacks', 'DELETE')
       ) as t (name, privilege)
       union all
       select c.privilege || ' (' || c.name || ') on table ' || c.of_table,
@@ -35,7 +36,10 @@ const missingRightsStatement: Statement = {
           ('net.http_request_queue', 'UPDATE', 'claimed_by'), ('net.http_request_queue', 'UPDATE', 'due_at'),
           ('net.kept_requests', 'SELECT', 'id'), ('net.kept_requests', 'SELECT', 'finished'),
           -- To lock what expires.
-          ('net._http_response', 'UPDATE', 'created'), ('net.kept_requests', 'UPDATE', 'finished')
+          ('net._http_response', 'UPDATE', 'created'), ('net.kept_requests', 'UPDATE', 'finished'),
+          ('net.callbacks', 'UPDATE', 'due_at'), ('net.callbacks', 'UPDATE', 'attempts'),
+          ('net.callbacks', 'UPDATE', 'error_code'), ('net.callbacks', 'UPDATE', 'error_msg'),
+          ('net.callbacks', 'UPDATE', 'ticket')
       ) as c (of_table, privilege, name)
       union all
       select s.privilege || ' on sequence ' || s.name,
@@ -73,7 +77,10 @@ const missingRightsStatement: Statement = {
           from pg_catalog.pg_class c
           where c.oid = pg_catalog.to_regclass(t.name)
         )
-      from (values ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests')) as t (name)
+      from (
+        values
+          ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests'), ('net.callbacks')
+      ) as t (name)
     ) as n
     where n.held is not true`,
 };

@@ -15,10 +15,8 @@ import { watched } from './watchdog.ts';
 
 /** How many calls are made at a time, each over a session of its own and for another role: a slow function holds up its role alone. */
 const lanesMax = 4;
-/** What a call takes beyond its time-out at most: connecting, and ending what does not end by itself. */
+/** What a call takes at most beside the function: connecting, and ending what does not end by itself. */
 const leaseSlackMs = 60_000;
-/** So much longer than its statement_timeout a call may take before its session is ended: the function may have caught that. */
-const unansweredSlackMs = 5_000;
 /** Before the next try where the callback login cannot connect, or somebody else holds what is due. */
 const retryMs = 5_000;
 /** How long the end waits for calls under way. They are committed or rolled back without us as well. */
@@ -147,7 +145,7 @@ export class Callbacks {
   #claim(): Promise<CallbackClaim | undefined> {
     const claimed = this.#lastClaim.then(async () => {
       if (this.#isEnded) return undefined;
-      const claim = await claimCallback(this.#p.db, [...this.#called], this.#p.timeoutMs + leaseSlackMs);
+      const claim = await claimCallback(this.#p.db, [...this.#called], 2 * this.#p.timeoutMs + leaseSlackMs);
       if (claim !== undefined) this.#called.add(claim.requester);
       return claim;
     });
@@ -182,7 +180,8 @@ export class Callbacks {
         );
       }
       this.#said.clear();
-      const db = watched(opened, timeoutMs + unansweredSlackMs, now);
+      // Its statement_timeout ends a call, unless the function catches that.
+      const db = watched(opened, 2 * timeoutMs, now);
       // What a function leaves in its session must not be there for the next one.
       return { db, pid, reset: async () => (isShared ? undefined : await db.reset()) };
     } catch (error) {

@@ -256,6 +256,7 @@ describe.each(availableMajors())('a callback on PostgreSQL %i', (major) => {
     expect((await session.query(call)).rows).toEqual([{ called: false }]);
     // Its requester sees that it waits; others do not.
     await ask(stage.attacker, stage, 'evil.once');
+    await serve(opened, stage, 'attacker');
     const seen = 'select request_id from net.callbacks';
     await until(async () => (await stage.attacker.query(seen)).rowCount === 1, 'the call waits');
     expect((await stage.victim.query(seen)).rows).toEqual([]);

@@ -6,6 +6,7 @@ import { settlementOf } from '../../src/core/settlement.ts';
 import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
 import { loadBody } from '../../src/store/body.ts';
+import { claimCallback, nextCallbackMs, recordCallbackFailure, returnCallback } from '../../src/store/callbacks.ts';
 import { claim } from '../../src/store/claim.ts';
 import { expire, nextExpiryMs } from '../../src/store/expire.ts';
 import { inspectInstallation } from '../../src/store/installation.ts';
@@ -130,6 +131,8 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   await deregister(db, id);
   must((await reclaimOrphans(db)) === 1, 'the orphan is not free');
 
+  await makeCalls(db, admin);
+
   await announcePromise(db);
   await promise(db, 1_000);
   await withdrawPromise(db);
@@ -144,6 +147,43 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     'select ((select count(*) from net._http_response) + (select count(*) from net.kept_requests))::int as n',
   );
   must(left[0].n === 0, 'what has expired is still there');
+}
+
+/** What it does with calls that are to be made; the calls themselves are another login's. */
+async function makeCalls(db: Database, admin: pg.Client): Promise<void> {
+  await admin.query(`truncate net.callbacks; select net.http_get('http://h/called')`);
+  const id = await enrol(db, 'calls');
+  const [row] = (await claim(db, id, 1, 0n))?.rows ?? [];
+  if (row === undefined || row.body === undefined) throw new Error('nothing is claimed');
+  const outcome = { kind: 'failure', code: 'denied', message: 'no', timings: noTimings } as const;
+  const aftermath = {
+    state: 'failed',
+    retryInMs: undefined,
+    attempt: 1,
+    startedAtMs: 0,
+    timings: noTimings,
+    isKept: false,
+    keep: 'full',
+    label: undefined,
+    callback: 10,
+    blocksKey: false,
+  } as const;
+  must((await settle(db, id, [settlementOf(row, outcome, aftermath)])).hasCallbacks, 'there is nothing to call');
+  await admin.query(
+    `update net.callbacks set requester = 'attacker'::regrole; delete from net._http_response where id = ${row.id}`,
+  );
+  const first = await claimCallback(db, [], 1_000);
+  must(first !== undefined, 'nothing is to be called');
+  if (first !== undefined) await returnCallback(db, first, -1_000);
+  const second = await claimCallback(db, [], 1_000);
+  must(second !== undefined, 'what was given back is not to be called');
+  if (second !== undefined) await recordCallbackFailure(db, second, { code: 'P0001', message: 'no' });
+  must(((await nextCallbackMs(db, 1_000)) ?? 0) > 0, 'what has failed is not called again');
+  await admin.query('update net.callbacks set due_at = null');
+  await nextCallbackMs(db, -1_000);
+  const { rows: left } = await admin.query('select from net.callbacks');
+  must(left.length === 0, 'what has failed for good is still there');
+  await deregister(db, id);
 }
 
 type Right = { readonly object: string; readonly privilege: string; readonly column: string | null };
@@ -208,6 +248,7 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       ['worker_responses', 'net._http_response'],
       ['worker_rules', 'net.policy'],
       ['worker_kept', 'net.kept_requests'],
+      ['worker_callbacks', 'net.callbacks'],
     ]) {
       await admin.query(`alter policy ${policy} on ${table} to postgres`);
       await expect(work(db, admin), policy).rejects.toThrow();

@@ -301,7 +301,7 @@ describe('doctor', () => {
   });
 
   test('lets the owner be the worker where there is no role for it', async () => {
-    await client.query('drop role if exists net_admin, net_worker, net_user');
+    await client.query('drop role if exists net_admin, net_callback, net_worker, net_user');
     await client.query(`create role cli_owner login; alter database ${database.name} owner to cli_owner`);
     const url = new URL(database.url);
     url.username = 'cli_owner';

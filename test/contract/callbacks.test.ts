@@ -77,7 +77,10 @@ describe.each(backends)('$name', (backend) => {
          end $$`,
     );
     const id = await request(stage, '/get', `on_success := 'moody'`);
-    await stage.until(async () => (await callbackRows(stage.sql))[0]?.error_code, 'the function has failed');
+    await stage.until(
+      async () => (await callbackRows(stage.sql))[0]?.error_code === 'ZZ001',
+      'the function has failed',
+    );
     expect(await callbackRows(stage.sql)).toEqual([
       { request_id: id, attempts: expect.any(Number), error_code: 'ZZ001', error_msg: 'not now', is_due: true },
     ]);

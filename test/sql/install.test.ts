@@ -30,6 +30,7 @@ describe.each(availableMajors())('install on PostgreSQL %i', (major) => {
         `Created the schema "net" (version ${version}) in database "${site.name}".`,
         'Created the role "net_admin": its members read every request and response.',
         'Created the role "net_worker": grant it to the login that the worker connects as.',
+        'Created the role "net_callback": grant it to the login that callbacks are called by.',
         'Every role may enqueue, and sees its own requests and responses (--grants public).',
         "Made pg_settings show pg_net's settings (this changed the rule of a system view; pgfetch uninstall puts it back).",
       ],

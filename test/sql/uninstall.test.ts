@@ -21,6 +21,7 @@ describe.each(availableMajors())('uninstall on PostgreSQL %i', (major) => {
         'With it went 1 request still in the queue.',
         'Put the rule of pg_settings back as PostgreSQL made it.',
         'Dropped the role "net_admin".',
+        'Dropped the role "net_callback".',
         'Dropped the role "net_worker".',
       ],
     });
@@ -49,6 +50,7 @@ describe.each(availableMajors())('uninstall on PostgreSQL %i', (major) => {
       lines: [
         'Put the rule of pg_settings back as PostgreSQL made it.',
         'Dropped the role "net_admin".',
+        'Dropped the role "net_callback".',
         'Dropped the role "net_worker".',
       ],
     });
@@ -127,10 +129,12 @@ describe.each(availableMajors())('uninstall on PostgreSQL %i', (major) => {
     const removal = await uninstall(db);
     expect(removal.lines.slice(1)).toEqual([
       `Kept the role "net_admin": it has rights in database "${other.name}".`,
+      `Kept the role "net_callback": it has rights in database "${other.name}".`,
       `Kept the role "net_worker": it has rights in database "${other.name}".`,
     ]);
     expect((await uninstall(otherDb)).lines.slice(1)).toEqual([
       'Dropped the role "net_admin".',
+      'Dropped the role "net_callback".',
       'Dropped the role "net_worker".',
     ]);
   });
