@@ -35,7 +35,7 @@ export function connectionStringOf(command: Command): string {
 }
 
 /** node-postgres reads PGSSLMODE in a way of its own; in the string it means what it means in libpq. */
-function withTlsOfEnvironment(connectionString: string): string {
+export function withTlsOfEnvironment(connectionString: string): string {
   const mode = process.env['PGSSLMODE'];
   const isUrl = /^postgres(ql)?:/i.test(connectionString);
   if (

@@ -7,7 +7,7 @@ import { withFields } from '../worker/members.ts';
 import type { WorkerLog } from '../worker/parts.ts';
 import { collect, list, wholeNumber } from './arguments.ts';
 import { type CertificateFlags, passphraseVariable, readCertificates } from './certificates.ts';
-import { connectionStringsOf } from './connection.ts';
+import { connectionStringsOf, withTlsOfEnvironment } from './connection.ts';
 import { UsageError } from './errors.ts';
 import { createLog, type LogFormat } from './log.ts';
 import { logProxies, proxiesOfEnvironment } from './proxy-environment.ts';
@@ -105,6 +105,9 @@ database: ALTER ROLE ... SET pg_net.batch_size, pg_net.concurrency, pg_net.ttl (
 
 Requests go through the proxies that $http_proxy and $https_proxy name, but for the hosts in $no_proxy.
 
+on_success and on_error functions are called by the login of --callback-url, a member of net_callback and of nothing else, in
+each database that is served. Without it they wait.
+
 Requests may use the secrets that --secret declares: {{secret.stripe}} in a header. The value of stripe is what the file stripe in
 --secrets-dir holds, else $PGFETCH_SECRET_STRIPE. The role "public" is every role.
 
@@ -120,6 +123,7 @@ Examples:
   pgfetch worker --ca /etc/ssl/ours.pem       a private authority
   pgfetch worker --client-cert api.bank.example=client.pem,client.key
   pgfetch worker --secret stripe=api.stripe.com@billing --secrets-dir /run/secrets
+  pgfetch worker --callback-url postgres://hooks:secret@db.example.com/
   pgfetch worker --stop-timeout 25000         below the 30 s that Kubernetes waits
 `,
     )
@@ -142,7 +146,12 @@ async function serveDatabases(
   connectionStrings: readonly string[],
   log: WorkerLog,
 ): Promise<void> {
-  const workers = distinct(connectionStrings, log).map(({ connectionString, fields }) =>
+  const databases = distinct(connectionStrings, log);
+  const isOneServer = databases.every(({ fields }) => !('server' in fields));
+  if (!isOneServer && callbackLogin(options).callbackDatabaseUrl !== undefined) {
+    throw new UsageError('--callback-url is a login of one server. Run a worker for each server.');
+  }
+  const workers = databases.map(({ connectionString, fields }) =>
     checked(options, () => createWorker({ ...workerOptions(options), connectionString, log: withFields(log, fields) })),
   );
   await logSecretProblems(options, log);
@@ -241,7 +250,6 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     resolver,
     prepare,
     name,
-    callbackUrl = process.env['PGFETCH_CALLBACK_URL'],
   } = options;
   return {
     allow,
@@ -254,13 +262,20 @@ function workerOptions(options: WorkerCommandOptions): Omit<WorkerOptions, 'conn
     ...readSecrets(options),
     prepare,
     proxy: proxiesOfEnvironment(),
-    ...(callbackUrl === undefined ? {} : { callbackDatabaseUrl: callbackUrl }),
+    ...callbackLogin(options),
     ...(stopTimeout === undefined ? {} : { stopTimeoutMs: stopTimeout }),
     ...(lease === undefined ? {} : { leaseMs: lease }),
     ...(poll === undefined ? {} : { pollEveryMs: poll }),
     ...(resolver === undefined ? {} : { resolver }),
     ...(name === undefined ? {} : { name }),
   };
+}
+
+/** As whom callbacks are called; nobody is a choice, too. */
+function callbackLogin({ callbackUrl }: WorkerCommandOptions): Pick<WorkerOptions, 'callbackDatabaseUrl'> {
+  if (callbackUrl === '') throw new UsageError('--callback-url is empty. Is the variable set that it was made from?');
+  const url = callbackUrl ?? process.env['PGFETCH_CALLBACK_URL'] ?? '';
+  return url === '' ? {} : { callbackDatabaseUrl: withTlsOfEnvironment(url) };
 }
 
 /** Says what is wrong with the configuration in terms of this command's options. */

@@ -5,6 +5,7 @@ import pg from 'pg';
 import { afterEach, expect, test } from 'vitest';
 import { processIsPostgres } from '../../src/embedded/processes.ts';
 import { temporaryDirectory, until } from '../support/servers.ts';
+import { calledBack } from './called-back.ts';
 import { type Running, runCli, startCli } from './cli.ts';
 
 const anyPorts = ['--port', '0', '--echo-port', '0'];
@@ -76,6 +77,7 @@ test('dev performs a first request, tells a second start, keeps the data, and le
   expect((await client.query("select name from pg_settings where name = 'pg_net.ttl'")).rows).toHaveLength(1);
   expect((await client.query("select extname from pg_extension where extname = 'pg_net'")).rows).toHaveLength(1);
   await client.query('create table kept as select 1 as value');
+  await calledBack(client, echo);
 
   const second = await runCli(['dev', ...anyPorts], { cwd });
   expect(second).toMatchObject({ status: 0, stderr: '' });

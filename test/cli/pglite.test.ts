@@ -6,6 +6,7 @@ import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type EmbeddedPglite, startEmbeddedPglite } from '../../src/embedded/pglite.ts';
 import { temporaryDirectory, until } from '../support/servers.ts';
+import { calledBack } from './called-back.ts';
 import { runCli, startCli } from './cli.ts';
 
 const given = ['dev', '--engine', 'pglite', '--port', '0', '--echo-port', '0'];
@@ -84,6 +85,7 @@ describe('dev --engine pglite', () => {
     ]);
     expect((await other.query("select from pg_class where relname = 'undone'")).rows).toEqual([]);
     await other.query('create table kept as select 1 as value');
+    await calledBack(other, echo);
 
     const second = await runCli(given, { cwd });
     expect(second).toMatchObject({ status: 0, stderr: '' });

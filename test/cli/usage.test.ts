@@ -56,6 +56,15 @@ describe('usage errors say what was meant, on stderr, with status 2', () => {
       given: ['worker', '--only', 'loopback', '--ports', '443,99999', '--schemes', 'https,gopher'],
       says: /--only "loopback" must be[\s\S]*--ports "99999" must be a port[\s\S]*--schemes "gopher" must be "http" or/,
     },
+    { given: ['worker', '--callback-url', ''], says: /--callback-url is empty/ },
+    {
+      given: ['worker', '--callback-url', 'mysql://root:tops3cret@h/x'],
+      says: /--callback-url must look like postgres:/,
+    },
+    {
+      given: ['worker', '-d', 'postgres://a/x', '-d', 'postgres://b/x', '--callback-url', 'postgres://hooks@a/'],
+      says: /--callback-url is a login of one server/,
+    },
     { given: ['worker', '--log-format', 'xml'], says: /Allowed choices are pretty, json/ },
   ])('$given', async ({ given, says }) => {
     const { status, stdout, stderr } = await runCli(given);

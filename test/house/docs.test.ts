@@ -104,9 +104,10 @@ async function openDatabase(options: { bare: boolean }): Promise<{
   });
   const here = { echoUrl: echo.url, databaseUrl: database.url };
   if (options.bare) return { here, client, settled: async () => {} };
-  await client.query('create extension pg_net');
+  await client.query('create extension pg_net; create role docs_callbacks login in role net_callback');
   const worker = createWorker({
     connectionString: database.url,
+    callbackDatabaseUrl: Object.assign(new URL(database.url), { username: 'docs_callbacks' }).href,
     allow: ['loopback'],
     secrets: {
       stripe: { hosts: ['http://127.0.0.1'], roles: ['billing'] },
