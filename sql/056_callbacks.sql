@@ -115,7 +115,7 @@ begin
   if not found then
     raise exception 'the response to request % is gone', taken.request_id
       using errcode = 'no_data_found',
-            detail  = 'Responses are kept for pg_net.ttl, and not at all with keep := ''none''.';
+            detail  = 'Responses are kept for pg_net.ttl.';
   end if;
   return next;
 end

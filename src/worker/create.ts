@@ -69,6 +69,9 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
   if (pglite !== undefined && rest.connectionString !== undefined) {
     throw new ConfigError(['pglite and connectionString exclude each other; give one of them']);
   }
+  if (pglite !== undefined && rest.callbackDatabaseUrl !== undefined) {
+    throw new ConfigError(['callbackDatabaseUrl does not go with pglite: callbacks are called in its one session']);
+  }
   const client = createSender(config, log);
   const worker = new Worker({
     connect:
