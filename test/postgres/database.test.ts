@@ -472,6 +472,27 @@ describe.each(backends)('the database port on $name', ({ capabilities, start }) 
       }
     });
 
+    it.runIf(capabilities.severalSessions)('are the only ones after a reset, which forgets all else', async () => {
+      const settings = `select set_config('app.left', 'here', false), set_config('statement_timeout', '1s', false)`;
+      await db.execute(`${settings}; create temp table left_table (x int); select pg_advisory_lock(4711)`);
+      await db.reset();
+      expect(
+        await db.query(
+          sql(`select nullif(current_setting('app.left', true), '') as setting, to_regclass('pg_temp.left_table')::text as of,
+            exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()) as locks`),
+        ),
+      ).toEqual([{ setting: null, of: null, locks: false }]);
+      expect(await inEffect()).toEqual(pinned);
+      expect(await roundTrip(1, 'int')).toBe(1);
+    });
+
+    it('of the user are not touched by a reset', async () => {
+      await backend.asUser(`create temp table users_table (x int)`);
+      await db.reset();
+      expect(await backend.asUser('select x from users_table')).toEqual([]);
+      await backend.asUser('drop table users_table');
+    });
+
     it('of the user are not touched', async () => {
       await backend.asUser(`set timezone = 'Asia/Tokyo'`);
       await backend.asUser(`set search_path = public`);
