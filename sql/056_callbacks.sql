@@ -85,6 +85,7 @@ create unlogged table net.callbacks (
 );
 
 create index callbacks_due_at_idx on net.callbacks (due_at) where due_at is not null;
+create index callbacks_failed_idx on net.callbacks (created) where due_at is null;
 
 -- Takes a call off the list, for the transaction that makes it. No row: it is not there, or not to be made with this ticket.
 -- API: private

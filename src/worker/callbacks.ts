@@ -77,8 +77,7 @@ export class Callbacks {
       return;
     }
     const lane = this.#serve()
-      // The worker's session says by itself when it is lost.
-      .catch((error: unknown) => this.#report(error))
+      .catch((error: unknown) => this.#stumble(error))
       .finally(() => {
         this.#lanes.delete(lane);
         if (this.#isAsked) {
@@ -214,13 +213,16 @@ export class Callbacks {
   async #endSession({ pid }: CallSession): Promise<void> {
     const { connect } = this.#p;
     if (connect === undefined || pid === undefined) return;
-    const other = await this.#connect(connect);
+    let other: CallSession | undefined;
     try {
+      other = await this.#connect(connect);
       for (let looks = 0; looks < endingLooksMax && (await endCallbackSession(other.db, pid)); looks += 1) {
         await sleep(endingLookMs);
       }
+    } catch (error) {
+      this.#report(error);
     } finally {
-      await this.#close(other);
+      if (other !== undefined) await this.#close(other);
     }
   }
 
@@ -233,6 +235,12 @@ export class Callbacks {
     if (ms === null || this.#isEnded) return;
     // Longer timers overflow in Node and would fire at once; looking early is harmless.
     this.#alarm = setTimeout(() => this.look(), Math.min(ms + 1, 2 ** 30));
+  }
+
+  /** The worker's own session failed, which the worker meets and says by itself. */
+  #stumble(error: unknown): void {
+    if (error instanceof PostgresError || error instanceof ConnectionLost) this.#lookIn(retryMs);
+    else this.#report(error);
   }
 
   #report(error: unknown): void {
