@@ -74,11 +74,6 @@ begin
     raise exception 'priority is %: it must be between 0 and 9', options.priority
       using errcode = 'invalid_parameter_value',
             hint    = '0 is that of every other request; 9 goes first.';
-  elsif options.keep = 'none' and num_nonnulls(options.on_success, options.on_error) > 0 then
-    raise exception 'on_success and on_error do not go with keep = none'
-      using errcode = 'invalid_parameter_value',
-            detail  = 'They are called with the response, which must be there by then.',
-            hint    = 'keep := ''status'' keeps the least that they can be called with.';
   elsif options.keep not in ('full', 'status', 'none') then
     raise exception 'keep is %: it must be full, status or none', to_json(left(options.keep, 100))
       using errcode = 'invalid_parameter_value',
