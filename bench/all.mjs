@@ -18,6 +18,7 @@ const benchmarks = [
   'flat',
   'durable',
   'workers',
+  'retries',
   'memory',
   'idle',
 ];

@@ -1,10 +1,15 @@
 // The receiver of the benchmarks, a process of its own: answers every request with 200 and two bytes, as cheaply as Node.js
 // can, so that what is measured is not the target. `/slow/MS` answers after MS milliseconds, `/never` never does, `/bytes/N`
-// answers with N bytes. Told to count, it says when each so many requests have been answered.
+// answers with N bytes, and `/flaky/N` with 503 the first time where N ends in 0. Told to count, it says when each so many
+// requests have been answered, those with 503 not counted.
 import net from 'node:net';
 
 const answer = Buffer.from('HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok');
 const bodies = new Map();
+
+const failure = Buffer.from('HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n');
+/** The numbers of `/flaky/N` that have failed. */
+const failed = new Set();
 
 let round = 0;
 let answered = 0;
@@ -42,8 +47,11 @@ const onSocket = (socket) => {
       const end = headEnd + 4 + (length === null ? 0 : Number(length[1]));
       if (text.length < end) break;
       text = text.slice(end);
-      const special = /^\w+ \/(?:(slow|bytes)\/(\d+)|never)/.exec(head);
-      if (special === null) {
+      const special = /^\w+ \/(?:(slow|bytes|flaky)\/(\d+)|never)/.exec(head);
+      if (special?.[1] === 'flaky' && special[2].endsWith('0') && !failed.has(special[2])) {
+        failed.add(special[2]);
+        socket.write(failure);
+      } else if (special === null || special[1] === 'flaky') {
         socket.write(answer);
         onAnswered();
       } else if (special[1] === 'slow') {
@@ -70,6 +78,7 @@ const ports = await Promise.all(
 process.on('message', ({ count }) => {
   ({ round, every, upTo } = count);
   answered = 0;
+  failed.clear();
 });
 process.once('disconnect', () => process.exit(0));
 process.send?.({ ports });

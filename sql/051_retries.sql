@@ -1,6 +1,36 @@
 -- Trying again: the policies that requests name, and the attempts that were made.
 
--- How requests are tried again that name this policy. What is changed here holds for requests that are made afterwards.
+-- Whether net.retry_policy may have these statuses (src/core/statuses.ts reads them). Raises, because a check constraint alone
+-- says nothing of what to write.
+-- API: private
+create function net._are_statuses(statuses text)
+  returns boolean
+  language plpgsql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if statuses collate "C" ~ '^ *$' or (
+    statuses collate "C" ~ '^ *([45]xx|[45][0-9]{2}( *- *[45][0-9]{2})?) *(, *([45]xx|[45][0-9]{2}( *- *[45][0-9]{2})?) *)*$'
+    and not exists (
+      select from regexp_matches(statuses collate "C", '([0-9]{3}) *- *([0-9]{3})', 'g') r (bounds) where r.bounds[1] > r.bounds[2]
+    )
+  ) then
+    return true;
+  end if;
+  raise exception 'invalid statuses in net.retry_policy: %', to_json(left(statuses, 100))
+    using errcode    = 'check_violation',
+          schema     = 'net',
+          table      = 'retry_policy',
+          constraint = 'retry_policy_statuses_check',
+          detail     = 'Statuses are from 400 to 599: what is below is no failure.',
+          hint       = 'Give single ones, ranges and classes: 408, 429, 500-504, or 429, 5xx. An empty text means none.';
+end
+$$;
+
+-- How requests are tried again that name this policy. What is changed here holds for requests that are made afterwards; for those
+-- that go by the setting pg_net.retry_policy, as soon as the workers read their settings again.
 -- API: public
 create table net.retry_policy (
   name            text     not null primary key check (name ~ '^[a-z][a-z0-9_-]{0,62}$'),
@@ -12,14 +42,16 @@ create table net.retry_policy (
   -- No attempt begins later than this after the first one did.
   time_limit      interval not null default '1 day' check (time_limit between '1 second' and '365 days'),
   -- The statuses that are tried again, as single ones, ranges and classes: '408, 429, 500-504' or '429, 5xx'.
-  statuses        text     not null default '429, 5xx',
+  statuses        text     not null default '429, 5xx' check (net._are_statuses(statuses)),
   -- Whether failures of the network count: no connection, no answer, a time-out.
   errors          boolean  not null default true,
   -- The longest delay that a Retry-After header is obeyed for; a longer one is cut to this. 0: none is.
-  max_retry_after interval not null default '1 hour' check (max_retry_after between '0' and '30 days')
+  max_retry_after interval not null default '1 hour' check (max_retry_after between '0' and '30 days'),
+  constraint retry_policy_delays_check check (first_delay <= max_delay)
 );
 
--- The policy that a request is made with, as the worker reads it; null: the settings'. `max_attempts` goes before the policy's.
+-- What a request says of how it is tried again, as the worker reads it; null: nothing. What is not said is as the settings say.
+-- `max_attempts` goes before the policy's.
 -- API: private
 create function net._checked_retry(max_attempts integer, policy_name text)
   returns jsonb

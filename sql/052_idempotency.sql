@@ -13,7 +13,8 @@ create unlogged table net.idempotency_keys (
 create index idempotency_keys_expires_at_idx on net.idempotency_keys (expires_at);
 
 -- The id of the request that was made first with that key: `request_id`, or an earlier one within its window. Who gives the
--- same key meanwhile waits until our transaction has ended.
+-- same key while the transaction of the first runs waits until that has ended; beyond READ COMMITTED PostgreSQL raises then
+-- (serialization_failure), and the transaction is to be tried again.
 -- API: private
 create function net._first_request(requester oid, key text, request_id bigint)
   returns bigint
@@ -23,10 +24,19 @@ create function net._first_request(requester oid, key text, request_id bigint)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  time_window interval := coalesce(net._interval_or_null(current_setting('pg_net.idempotency_window', true)), '1 day');
+  time_window interval := least(
+    greatest(coalesce(net._interval_or_null(current_setting('pg_net.idempotency_window', true)), '1 day'), '0'), '365 days'
+  );
   first_id    bigint;
 begin
   loop
+    -- Asked first: the INSERT locks the row that is there, and whoever repeats a key need wait for nobody who repeats it, too.
+    select k.request_id into first_id
+    from net.idempotency_keys k
+    where k.requester = $1 and k.key = $2 and k.expires_at > clock_timestamp();
+    if found then
+      return first_id;
+    end if;
     insert into net.idempotency_keys as k (requester, key, request_id, expires_at)
     values ($1, $2, $3, clock_timestamp() + time_window)
     on conflict on constraint idempotency_keys_pkey do update
@@ -36,11 +46,7 @@ begin
     if found then
       return first_id;
     end if;
-    select k.request_id into first_id from net.idempotency_keys k where k.requester = $1 and k.key = $2;
-    if found then
-      return first_id;
-    end if;
-    -- It has expired and was deleted in between.
+    -- Another was faster: it has ended by now, and can be seen.
   end loop;
 end
 $$;

@@ -258,7 +258,9 @@ begin
     grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
     grant select on net.policy, net.retry_policy to net_worker;
-    grant select, insert, update, delete on net.attempts, net.idempotency_keys, net.ordering_keys to net_worker;
+    grant select, insert, update (created), delete on net.attempts to net_worker;
+    grant select, update (expires_at), delete on net.idempotency_keys to net_worker;
+    grant select, insert, update, delete on net.ordering_keys to net_worker;
     -- It copies what it has in the queue, and deletes what expires (UPDATE is for the lock, as above); it never reads them.
     grant select (id, finished), insert, update (finished), delete on net.kept_requests to net_worker;
     grant select, insert, update (due_at, attempts, error_code, error_msg, ticket), delete on net.callbacks to net_worker;

@@ -40,9 +40,13 @@ begin
         ('pg_net.database_name', 'string', null, 'postgres', 'The database that the worker connects to, where set on the server'),
         ('pg_net.decompress', 'bool', null, 'off', 'Whether compressed responses are asked for and decoded'),
         ('pg_net.follow_insecure_redirects', 'bool', null, 'on', 'Whether a redirect from https to http is followed'),
+        ('pg_net.idempotency_keys', 'bool', null, 'off', 'Whether requests that may be tried again carry an Idempotency-Key that nobody gave'),
+        ('pg_net.idempotency_window', 'string', null, '1 day', 'How long an idempotency_key stands for the request that was made with it'),
         ('pg_net.keep_requests', 'string', null, 'failed', 'Which requests are kept for redelivery when they are done: none, failed or all'),
         ('pg_net.keep_requests_ttl', 'string', null, '7 days', 'How long they are kept'),
+        ('pg_net.max_attempts', 'integer', null, '1', 'How often a request is tried that does not say so itself, the first attempt included'),
         ('pg_net.max_response_bytes', 'string', null, '8388608', 'How much of a response body is kept, in bytes or with a unit (8MB)'),
+        ('pg_net.retry_policy', 'string', null, '', 'The policy of net.retry_policy by which requests are tried again that name none; empty: the defaults'),
         ('pg_net.ttl', 'string', null, '6 hours', 'How long responses are kept'),
         ('pg_net.username', 'string', null, '', 'The role that the worker connects as, where set on the server'),
         ('pg_net.wake', 'bool', null, 'on', 'Whether an enqueuing transaction wakes the worker (off for two-phase commit)')

@@ -11,6 +11,11 @@ export type Terms = {
   /** How requests are tried again that do not say so themselves. */
   readonly retry: RetryPolicy;
   readonly keepRequests: KeepRequests;
+  /**
+   * What the idempotency keys are made from that requests carry which may be tried again and were given none; undefined: they
+   * carry none (`pg_net.idempotency_keys`).
+   */
+  readonly keysFrom: string | undefined;
 };
 
 /** When an attempt began and ended, in milliseconds since 1970, and the chance by which it is tried again. */
@@ -19,9 +24,15 @@ export type Attempt = {
   readonly endedAtMs: number;
   /** Gives numbers in [0, 1). */
   readonly random: () => number;
+  /** The Idempotency-Key that it carried, where the worker made that; the same at every attempt. */
+  readonly idempotencyKey?: string | undefined;
 };
 
-export const defaultTerms: Terms = Object.freeze({ retry: defaultRetryPolicy, keepRequests: 'failed' });
+export const defaultTerms: Terms = Object.freeze({
+  retry: defaultRetryPolicy,
+  keepRequests: 'failed',
+  keysFrom: undefined,
+});
 
 /** How a request ended: `failed` for an error or a status from 400 on, `dead` where all of its attempts were used up. */
 export type EndState = 'succeeded' | 'failed' | 'dead' | 'cancelled';
@@ -44,13 +55,15 @@ export type Aftermath = {
   readonly callback: number | undefined;
   /** Those of its ordering key wait behind it. */
   readonly blocksKey: boolean;
+  /** The Idempotency-Key that the worker made for it. */
+  readonly idempotencyKey: string | undefined;
 };
 
 /** Undefined for most requests: their response is recorded, and that is all. */
 export function aftermathOf(
   row: QueueRow,
   outcome: Outcome,
-  { startedAtMs, endedAtMs, random }: Attempt,
+  { startedAtMs, endedAtMs, random, idempotencyKey }: Attempt,
   terms: Terms,
 ): Aftermath | undefined {
   const { extras } = row;
@@ -59,7 +72,7 @@ export function aftermathOf(
     return undefined;
   }
   const attempt = (extras?.attempts ?? 0) + 1;
-  const policy = extras?.retry ?? terms.retry;
+  const policy = retryPolicyOf(row, terms);
   const retry = { policy, attempt, sinceFirstMs: endedAtMs - (extras?.firstSentAtMs ?? startedAtMs) };
   const { delayMs, isRetryable } = hasFailed
     ? retryAfterMs(outcome, retry, endedAtMs, random)
@@ -88,7 +101,13 @@ export function aftermathOf(
     label: extras?.label,
     callback,
     blocksKey,
+    idempotencyKey,
   };
+}
+
+/** How a request is tried again: what it says itself goes before the settings. */
+export function retryPolicyOf({ extras }: Pick<QueueRow, 'extras'>, terms: Terms): RetryPolicy {
+  return extras?.retry === undefined ? terms.retry : { ...terms.retry, ...extras.retry };
 }
 
 function isCancelled(outcome: Outcome): boolean {

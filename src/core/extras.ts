@@ -5,8 +5,8 @@ export type Keep = 'full' | 'status' | 'none';
 
 /** What `net.request` was asked for beyond a request, and what became of it so far: `net._extras` in SQL. */
 export type Extras = {
-  /** How it is tried again; undefined: as the settings say. */
-  readonly retry: RetryPolicy | undefined;
+  /** What it says of how it is tried again; the rest is as the settings say. */
+  readonly retry: Partial<RetryPolicy> | undefined;
   /** The attempts that have ended. */
   readonly attempts: number;
   /** When the first of them began, in milliseconds since 1970; undefined: none has. */

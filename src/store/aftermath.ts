@@ -71,8 +71,8 @@ export async function recordAftermath(
 }
 
 /**
- * Gives requests back to the queue that are to be tried again, and records their attempts. Returns which: one that is missing
- * is not ours any more, or was deleted.
+ * Gives requests back to the queue that are to be tried again, and records their attempts. One that somebody has locked is left
+ * alone, and one that a user has deleted is told. No row at all: we have lost our registration.
  */
 const retryStatement: Statement = {
   name: 'pgfetch_retry',
@@ -84,14 +84,20 @@ const retryStatement: Statement = {
       select f.*
       from me
       cross join pg_catalog.jsonb_to_recordset($2::text::jsonb) as f (
-        id bigint, attempt integer, started_ms double precision, retry_in_ms double precision,
+        id bigint, attempt integer, started_ms double precision,
         status_code integer, error_code text, error_msg text,
         dns_ms double precision, connect_ms double precision, transfer_ms double precision, total_ms double precision,
         login_role oid, set_role oid
       )
     ),
-    back as (
+    held as materialized (
       -- Found by an array and not by a join: this plan is kept, and was made for an almost empty queue.
+      select q.id
+      from net.http_request_queue q
+      where q.id = any ($3::bigint[]) and q.claimed_by = $1 and exists (select from me)
+      for update skip locked
+    ),
+    back as (
       update net.http_request_queue q
       set
         claimed_by = null,
@@ -102,7 +108,7 @@ const retryStatement: Statement = {
           q.first_sent_at,
           pg_catalog.to_timestamp(($6::double precision[])[pg_catalog.array_position($3::bigint[], q.id)] / 1000)
         )
-      where q.id = any ($3::bigint[]) and q.claimed_by = $1 and exists (select from me)
+      where q.id = any (array(select h.id from held h))
       returning q.id, q.due_at
     ),
     attempted as (
@@ -118,16 +124,32 @@ const retryStatement: Statement = {
       join back b on b.id = g.id
       on conflict do nothing
     )
-    select b.id from back b`,
+    select
+      g.id,
+      case
+        when exists (select from back b where b.id = g.id) then 'returned'
+        when not exists (select from net.http_request_queue q where q.id = g.id) then 'deleted'
+        when exists (select from net.http_request_queue q where q.id = g.id and q.claimed_by = $1) then 'locked'
+      end as state
+    from given g`,
 };
 
-/** Gives requests back to the queue until they are to be tried again. Returns the ids of those that went back. */
+/** What became of requests that were to be tried again. Those that are in no list are not ours any more. */
+export type PutBack = {
+  readonly returned: readonly bigint[];
+  /** Users have deleted them meanwhile: there is nothing to try again. */
+  readonly deleted: readonly bigint[];
+  /** Somebody else has locked their rows: still ours, and nothing was done. */
+  readonly locked: readonly bigint[];
+};
+
+/** Gives requests back to the queue until they are to be tried again. */
 export async function putBackForRetry(
   session: Session,
   workerId: bigint,
   settlements: readonly Followed[],
-): Promise<readonly bigint[]> {
-  const rows = await session.query<Row & { id: bigint }>(retryStatement, [
+): Promise<PutBack> {
+  const rows = await session.query<Row & { id: bigint; state: string | null }>(retryStatement, [
     workerId,
     JSON.stringify(settlements.map(recordOf)),
     settlements.map(({ id }) => id),
@@ -135,7 +157,8 @@ export async function putBackForRetry(
     settlements.map(({ aftermath }) => aftermath.attempt),
     settlements.map(({ aftermath }) => aftermath.startedAtMs),
   ]);
-  return rows.map(({ id }) => id);
+  const those = (state: string): bigint[] => rows.filter((row) => row.state === state).map(({ id }) => id);
+  return { returned: those('returned'), deleted: those('deleted'), locked: those('locked') };
 }
 
 /** As `jsonb_to_recordset` takes it. */
@@ -145,10 +168,10 @@ function recordOf(settlement: Followed): object {
     id: String(settlement.id),
     attempt: aftermath.attempt,
     started_ms: aftermath.startedAtMs,
-    retry_in_ms: aftermath.retryInMs,
     state: aftermath.state,
     is_kept: aftermath.isKept,
     callback: aftermath.callback,
+    idempotency_key: aftermath.idempotencyKey,
     status_code: settlement.statusCode,
     error_code: settlement.errorCode,
     error_msg: settlement.errorMessage,

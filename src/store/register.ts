@@ -29,8 +29,9 @@ const registerStatement: Statement = {
       exists (select from net.pause) as is_paused,
       exists (select from net.policy) as has_policies,
       (
-        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+        left join net.retry_policy p on s.name = 'pg_net.retry_policy' and p.name = s.setting
       ) as settings`,
 };
 
@@ -44,8 +45,9 @@ const renewLeaseStatement: Statement = {
       exists (select from net.pause) as is_paused,
       exists (select from net.policy) as has_policies,
       (
-        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+        left join net.retry_policy p on s.name = 'pg_net.retry_policy' and p.name = s.setting
       ) as settings`,
 };
 
@@ -56,8 +58,9 @@ const askedStatement: Statement = {
       exists (select from net.pause) as is_paused,
       exists (select from net.policy) as has_policies,
       (
-        select pg_catalog.string_agg(s.name || '=' || s.setting, ', ' order by s.name)
+        select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
+        left join net.retry_policy p on s.name = 'pg_net.retry_policy' and p.name = s.setting
       ) as settings
     from net.worker_restart_seq s`,
 };

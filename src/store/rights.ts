@@ -21,7 +21,10 @@ const missingRightsStatement: Statement = {
           ('net.kept_requests', 'INSERT'), ('net.kept_requests', 'DELETE'),
           ('net.worker', 'SELECT'), ('net.worker', 'INSERT'), ('net.worker', 'UPDATE'), ('net.worker', 'DELETE'),
           ('net.pause', 'SELECT'), ('net.installation', 'SELECT'), ('net.policy', 'SELECT'),
-          ('net.callbacks', 'SELECT'), ('net.callbacks', 'INSERT'), ('net.callbacks', 'DELETE')
+          ('net.callbacks', 'SELECT'), ('net.callbacks', 'INSERT'), ('net.callbacks', 'DELETE'),
+          ('net.retry_policy', 'SELECT'),
+          ('net.attempts', 'SELECT'), ('net.attempts', 'INSERT'), ('net.attempts', 'DELETE'),
+          ('net.idempotency_keys', 'SELECT'), ('net.idempotency_keys', 'DELETE')
       ) as t (name, privilege)
       union all
       select c.privilege || ' (' || c.name || ') on table ' || c.of_table,
@@ -34,12 +37,14 @@ const missingRightsStatement: Statement = {
       from (
         values
           ('net.http_request_queue', 'UPDATE', 'claimed_by'), ('net.http_request_queue', 'UPDATE', 'due_at'),
+          ('net.http_request_queue', 'UPDATE', 'attempts'), ('net.http_request_queue', 'UPDATE', 'first_sent_at'),
           ('net.kept_requests', 'SELECT', 'id'), ('net.kept_requests', 'SELECT', 'finished'),
           -- To lock what expires.
           ('net._http_response', 'UPDATE', 'created'), ('net.kept_requests', 'UPDATE', 'finished'),
           ('net.callbacks', 'UPDATE', 'due_at'), ('net.callbacks', 'UPDATE', 'attempts'),
           ('net.callbacks', 'UPDATE', 'error_code'), ('net.callbacks', 'UPDATE', 'error_msg'),
-          ('net.callbacks', 'UPDATE', 'ticket')
+          ('net.callbacks', 'UPDATE', 'ticket'),
+          ('net.attempts', 'UPDATE', 'created'), ('net.idempotency_keys', 'UPDATE', 'expires_at')
       ) as c (of_table, privilege, name)
       union all
       select s.privilege || ' on sequence ' || s.name,
@@ -62,6 +67,7 @@ const missingRightsStatement: Statement = {
           ('net._unstorable(bytea[])'),
           ('net._has_policies()'), ('net._concerns(oid, oid)'),
           ('net._settings_for(oid)'),
+          ('net._extras(net.http_request_queue)'),
           ('net._system_identifier()')
       ) as f (name)
       union all
@@ -79,7 +85,8 @@ const missingRightsStatement: Statement = {
         )
       from (
         values
-          ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests'), ('net.callbacks')
+          ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests'), ('net.callbacks'),
+          ('net.attempts'), ('net.idempotency_keys')
       ) as t (name)
     ) as n
     where n.held is not true`,

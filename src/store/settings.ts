@@ -1,5 +1,7 @@
 import { defaultTerms, type KeepRequests, type Terms } from '../core/aftermath.ts';
+import type { RetryPolicy } from '../core/retry.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
+import { parseStatuses } from '../core/statuses.ts';
 import type { Row, Session, Statement } from '../postgres/database.ts';
 
 const settingsStatement: Statement = {
@@ -26,6 +28,29 @@ const targetStatement: Statement = {
 const whereStatement: Statement = {
   name: 'pgfetch_where',
   text: 'select pg_catalog.current_database()::text as database, session_user::text as username',
+};
+
+const policyStatement: Statement = {
+  name: 'pgfetch_retry_policy',
+  text: `
+    select
+      p.max_attempts,
+      (extract(epoch from p.first_delay) * 1000)::double precision as first_delay_ms,
+      (extract(epoch from p.max_delay) * 1000)::double precision as max_delay_ms,
+      (extract(epoch from p.time_limit) * 1000)::double precision as time_limit_ms,
+      p.statuses,
+      p.errors,
+      (extract(epoch from p.max_retry_after) * 1000)::double precision as max_retry_after_ms
+    from net.retry_policy p
+    where p.name = $1`,
+};
+
+// Every installation's is another, a copy's too: a receiver must not take the one's requests for the other's.
+const identityStatement: Statement = {
+  name: 'pgfetch_identity',
+  text: `
+    select pg_catalog.concat_ws('/', coalesce(i.system_identifier, ''), i.database_oid, extract(epoch from i.installed_at)) as identity
+    from net.installation i`,
 };
 
 /**
@@ -155,6 +180,14 @@ export async function readSettings(session: Session): Promise<Settings> {
     const row = byName.get(name);
     return row === undefined || row.source === 'default' || row.setting === '' ? null : row.setting;
   };
+  const policyName = given('pg_net.retry_policy');
+  const policy = policyName === null ? undefined : await readPolicy(session, policyName);
+  if (policyName !== null && policy === undefined) {
+    problems.push(
+      `pg_net.retry_policy is ${JSON.stringify(policyName)}: there is no such row in net.retry_policy; using the defaults`,
+    );
+  }
+  const retry = policy ?? defaultTerms.retry;
   return {
     ttlMs: interval('pg_net.ttl', '6 hours', defaultSettings.ttlMs),
     keptTtlMs: interval('pg_net.keep_requests_ttl', '7 days', defaultSettings.keptTtlMs),
@@ -167,12 +200,47 @@ export async function readSettings(session: Session): Promise<Settings> {
       decompress: isOn('pg_net.decompress', defaultSendRules.decompress),
     },
     terms: {
-      ...defaultTerms,
-      retry: { ...defaultTerms.retry, maxAttempts: integer('pg_net.max_attempts', 1, 100, 1) },
+      retry:
+        policy !== undefined && given('pg_net.max_attempts') === null
+          ? policy
+          : { ...retry, maxAttempts: integer('pg_net.max_attempts', 1, 100, retry.maxAttempts) },
       keepRequests: keepRequests(),
+      keysFrom: isOn('pg_net.idempotency_keys', false) ? await readIdentity(session) : undefined,
     },
     databaseName: given('pg_net.database_name'),
     username: given('pg_net.username'),
     problems,
   };
+}
+
+/** A policy of net.retry_policy; undefined where there is none of that name. */
+async function readPolicy(session: Session, name: string): Promise<RetryPolicy | undefined> {
+  type PolicyRow = Row & {
+    max_attempts: number;
+    first_delay_ms: number;
+    max_delay_ms: number;
+    time_limit_ms: number;
+    statuses: string;
+    errors: boolean;
+    max_retry_after_ms: number;
+  };
+  const [row] = await session.query<PolicyRow>(policyStatement, [name]);
+  return row === undefined
+    ? undefined
+    : {
+        maxAttempts: row.max_attempts,
+        firstDelayMs: row.first_delay_ms,
+        maxDelayMs: row.max_delay_ms,
+        timeLimitMs: row.time_limit_ms,
+        // A constraint of the table holds it to what can be parsed.
+        statuses: parseStatuses(row.statuses) ?? defaultTerms.retry.statuses,
+        errors: row.errors,
+        maxRetryAfterMs: row.max_retry_after_ms,
+      };
+}
+
+/** What tells this installation from every other. */
+async function readIdentity(session: Session): Promise<string | undefined> {
+  const [row] = await session.query<Row & { identity: string }>(identityStatement);
+  return row?.identity;
 }

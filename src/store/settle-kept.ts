@@ -68,9 +68,7 @@ export const settleKeptStatement: Statement = {
  * Whether nothing follows a finished request but the copy that is kept of it: it was tried once, its response is recorded, and
  * the copy needs nothing that the row in the queue does not have.
  */
-export function isKeptAlone(
-  aftermath: (Aftermath & { readonly idempotencyKey?: string | undefined }) | undefined,
-): boolean {
+export function isKeptAlone(aftermath: Aftermath | undefined): boolean {
   return (
     aftermath?.isKept === true &&
     aftermath.retryInMs === undefined &&

@@ -193,17 +193,25 @@ const refusalsMax = 20;
  * Throws where nothing at all can be recorded.
  */
 export async function settle(db: Database, workerId: bigint, group: readonly Settlement[]): Promise<Settled> {
-  const settled: bigint[] = [];
+  const recorded: bigint[] = [];
+  const returned: bigint[] = [];
   const refused: Settlement[] = [];
   let refusal: PostgresError | undefined;
 
+  const isDone = (): boolean => recorded.length + returned.length > 0;
+  const note = (done: Done): void => {
+    recorded.push(...done.recorded);
+    returned.push(...done.returned);
+    refused.push(...done.locked);
+    refusal = done.locked.length > 0 ? locked : refusal;
+  };
   const settleHalves = async (part: readonly Settlement[]): Promise<void> => {
-    if (settled.length === 0 && refused.length >= refusalsMax) {
+    if (!isDone() && refused.length >= refusalsMax) {
       refused.push(...part);
       return;
     }
     try {
-      settled.push(...(await settleAll(db, workerId, part)));
+      note(await settleAll(db, workerId, part));
     } catch (error) {
       const [only] = part;
       if (part.length > 1 && isRefusal(error)) {
@@ -216,7 +224,7 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
           refusal = outcome;
           refused.push(only);
         } else {
-          settled.push(...outcome);
+          note(outcome);
         }
       } else {
         throw error;
@@ -234,20 +242,26 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
       await settleHalves(part);
     }
   }
-  if (settled.length === 0 && refusal !== undefined && !isAboutTheRow(refusal)) {
+  if (!isDone() && refusal !== undefined && !isAboutTheRow(refusal)) {
     throw refusal;
   }
-  const retried = new Map(group.filter(isRetried).map(({ id, aftermath }) => [id, aftermath.retryInMs ?? 0]));
-  const returned = settled.filter((id) => retried.has(id));
+  const isReturned = new Set(returned);
+  const delaysMs = group.filter(({ id }) => isReturned.has(id)).map(({ aftermath }) => aftermath?.retryInMs ?? 0);
   return {
-    recorded: settled.filter((id) => !retried.has(id)),
+    recorded,
     returned,
-    retryInMs: Math.min(...returned.map((id) => retried.get(id) ?? 0)),
+    retryInMs: Math.min(...delaysMs),
     hasCallbacks: group.some((s) => isFollowed(s) && s.aftermath.callback !== undefined),
     refused,
     refusal,
   };
 }
+
+/** What was done with some of a group. */
+type Done = Pick<Settled, 'recorded' | 'returned'> & {
+  /** Somebody else has locked their rows. */
+  readonly locked: readonly Settlement[];
+};
 
 function isPlain(settlement: Settlement): boolean {
   return settlement.aftermath === undefined;
@@ -262,13 +276,13 @@ function isFollowed(settlement: Settlement): settlement is Followed {
 }
 
 /** Settles requests of one kind: plain ones, those that are kept, those with a longer aftermath, or those that are to be tried again. */
-async function settleAll(db: Database, workerId: bigint, part: readonly Settlement[]): Promise<readonly bigint[]> {
+async function settleAll(db: Database, workerId: bigint, part: readonly Settlement[]): Promise<Done> {
   if (part.every(isPlain) || part.every((s) => isKeptAlone(s.aftermath))) {
-    return await recordResponses(db, workerId, part);
+    return { recorded: await recordResponses(db, workerId, part), returned: [], locked: [] };
   } else if (part.every(isRetried)) {
-    return await putBackForRetry(db, workerId, part);
+    return await retryAll(db, workerId, part);
   }
-  return await db.transaction(async (session) => {
+  const recorded = await db.transaction(async (session) => {
     await recordAftermath(session, workerId, part.filter(isFollowed));
     const [kept, forgotten] = [part.filter(hasResponse), part.filter((s) => !hasResponse(s))];
     return [
@@ -276,6 +290,18 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
       ...(forgotten.length > 0 ? await forget(session, workerId, forgotten) : []),
     ];
   });
+  return { recorded, returned: [], locked: [] };
+}
+
+/** Those whose request a user has deleted meanwhile are done: what the last attempt brought is their response. */
+async function retryAll(db: Database, workerId: bigint, part: readonly Followed[]): Promise<Done> {
+  const { returned, deleted, locked: lockedIds } = await putBackForRetry(db, workerId, part);
+  const done = part.filter((s) => deleted.includes(s.id) && hasResponse(s));
+  return {
+    recorded: done.length > 0 ? await recordResponses(db, workerId, done) : [],
+    returned,
+    locked: part.filter(({ id }) => lockedIds.includes(id)),
+  };
 }
 
 /** Whether a row of `net._http_response` is kept at all. */
@@ -293,14 +319,7 @@ async function forget(session: Session, workerId: bigint, part: readonly Settlem
 }
 
 /** One row that was refused: as it is, then without the characters that the database lacks, then as unrecordable. */
-async function settleOne(
-  db: Database,
-  workerId: bigint,
-  settlement: Settlement,
-): Promise<readonly bigint[] | PostgresError> {
-  if (isRetried(settlement)) {
-    return locked;
-  }
+async function settleOne(db: Database, workerId: bigint, settlement: Settlement): Promise<Done | PostgresError> {
   let last: PostgresError = locked;
   const forms = [
     async (): Promise<Settlement> => settlement,
@@ -310,10 +329,13 @@ async function settleOne(
   for (const form of forms) {
     try {
       const s = await form();
-      const ids = isFollowed(s)
+      if (isRetried(s)) {
+        return await retryAll(db, workerId, [s]);
+      }
+      const recorded = isFollowed(s)
         ? await db.transaction((session) => recordOne(session, workerId, s))
         : await recordOne(db, workerId, s);
-      return ids.length > 0 ? ids : locked;
+      return recorded.length > 0 ? { recorded, returned: [], locked: [] } : locked;
     } catch (error) {
       if (!isRefusal(error)) {
         throw error;

@@ -7,6 +7,7 @@ import { withoutSecrets } from '../core/secret-redaction.ts';
 import type { SendRules } from '../core/send-rules.ts';
 import { type Settlement, settlementOf } from '../core/settlement.ts';
 import type { Furnish } from '../secrets/secrets.ts';
+import { madeKeyOf, withKey } from './idempotency-key.ts';
 
 /** Sends a request and returns what became of it, by its deadline. Failures are data; it never rejects. */
 export type Send = (request: SendableRequest, rules: SendRules) => Promise<Outcome>;
@@ -34,14 +35,17 @@ export async function carryOut(
   terms: Terms,
 ): Promise<Settlement> {
   const startedAtMs = stages.clock();
-  const request = admit(row, standing.hostRules);
+  const admitted = admit(row, standing.hostRules);
+  const idempotencyKey = admitted.kind === 'failure' ? undefined : madeKeyOf(admitted, terms);
+  const request =
+    admitted.kind === 'failure' || idempotencyKey === undefined ? admitted : withKey(admitted, idempotencyKey);
   const outcome =
     request.kind === 'sendable'
       ? await stages.send(request, rules)
       : request.kind === 'claimed'
         ? await sendWithSecrets(request, standing, stages, rules)
         : request;
-  const attempt = { startedAtMs, endedAtMs: stages.clock(), random: stages.random };
+  const attempt = { startedAtMs, endedAtMs: stages.clock(), random: stages.random, idempotencyKey };
   return settlementOf(row, outcome, aftermathOf(row, outcome, attempt, terms));
 }
 

@@ -1,12 +1,10 @@
-import { type Expiring, expire, nextExpiryMs } from '../store/expire.ts';
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
 import { nextDueMs } from '../store/wake.ts';
+import { Expiry } from './expiry.ts';
 import type { Lookout } from './lookout.ts';
 import { OtherPromises } from './other-promises.ts';
 import type { ServiceContext } from './service.ts';
 
-/** One step of expiry: a millisecond or so, so that traffic beside it does not wait. */
-const expireRowsMax = 200;
 /** The least time between two rounds: expiring a million responses, traffic goes between the steps. */
 const tendEveryMs = 5;
 /** How often a busy worker looks at the whole queue, for what no rule covers: rows that a user had locked, or inserted by hand. */
@@ -25,7 +23,7 @@ export class Upkeep {
   #lastSweptMs: number;
   /** When to tend though nothing happens. */
   #alarmMs = never;
-  readonly #expiredUpTo: Record<Expiring, Date> = { responses: new Date(0), keptRequests: new Date(0) };
+  readonly #expiry: Expiry;
 
   constructor(context: UpkeepContext, lookout: Lookout, now: number) {
     this.#c = context;
@@ -33,6 +31,7 @@ export class Upkeep {
     this.#lastTendedMs = now;
     this.#lastSweptMs = now;
     this.otherPromises = new OtherPromises(context.timing.promiseMs);
+    this.#expiry = new Expiry(context);
   }
 
   /** Something falls due then. */
@@ -59,11 +58,9 @@ export class Upkeep {
     }
     this.#lookout.lookNow();
     const freed = await this.#reclaim(now);
-    await this.#expire('responses', this.#c.settings.ttlMs, now);
-    await this.#expire('keptRequests', this.#c.settings.keptTtlMs, now);
+    this.alarm(await this.#expiry.step(now));
     const dueMs = await nextDueMs(this.#c.db);
-    // One that is due already is taken by the look that follows, as soon as there is a slot.
-    this.alarm(dueMs === null || dueMs <= 0 ? never : now + dueMs);
+    this.alarm(dueMs === null ? never : now + Math.max(dueMs, 0) + 1);
     return freed;
   }
 
@@ -82,18 +79,5 @@ export class Upkeep {
     }
     this.alarm(watchMs === null ? never : now + Math.min(watchMs + 1, timing.reclaimEveryMs));
     return freed;
-  }
-
-  async #expire(what: Expiring, ttlMs: number, now: number): Promise<void> {
-    const { db, timing } = this.#c;
-    const step = await expire(db, what, ttlMs, expireRowsMax, this.#expiredUpTo[what]);
-    this.#expiredUpTo[what] = step.upTo;
-    const expiryMs = step.rows === expireRowsMax ? 0 : await nextExpiryMs(db, what, ttlMs, step.upTo);
-    // One that is due and was passed over is locked by somebody.
-    this.alarm(
-      expiryMs === null
-        ? never
-        : now + (expiryMs <= 0 && step.rows < expireRowsMax ? timing.reclaimEveryMs : expiryMs + 1),
-    );
   }
 }

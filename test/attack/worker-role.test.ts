@@ -1,7 +1,8 @@
 import type pg from 'pg';
 import { describe, expect, test } from 'vitest';
-import { aftermathOf, defaultTerms } from '../../src/core/aftermath.ts';
-import { noTimings } from '../../src/core/outcome.ts';
+import { aftermathOf, defaultTerms, type Terms } from '../../src/core/aftermath.ts';
+import { noTimings, type Outcome } from '../../src/core/outcome.ts';
+import type { QueueRow } from '../../src/core/request.ts';
 import { settlementOf } from '../../src/core/settlement.ts';
 import type { Database } from '../../src/postgres/database.ts';
 import { connectPg } from '../../src/postgres/pg.ts';
@@ -16,7 +17,7 @@ import { release } from '../../src/store/release.ts';
 import { readMissingRights, readRights } from '../../src/store/rights.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { readSettings } from '../../src/store/settings.ts';
-import { settle } from '../../src/store/settle.ts';
+import { type Settled, settle } from '../../src/store/settle.ts';
 import { readHasPolicies, readStandings } from '../../src/store/standing.ts';
 import { refuseUnreadable } from '../../src/store/unreadable.ts';
 import {
@@ -60,7 +61,8 @@ async function enrol(db: Database, name: string): Promise<bigint> {
 /** Every statement that a worker makes, each of which must do what it is for. */
 async function work(db: Database, admin: pg.Client): Promise<void> {
   await admin.query(`
-    truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker;
+    truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker, net.attempts, net.idempotency_keys;
+    insert into net.idempotency_keys values (10, 'k', 1, now());
     select setval('net.wake_promise', 1);
     select net.http_get('http://h/' || n) from generate_series(1, 6) n`);
   const found = await inspectInstallation(db);
@@ -89,7 +91,6 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   const [first] = (await claim(db, id, 1, 0n))?.rows ?? [];
   must(first !== undefined, 'nothing is claimed');
   await release(db, id, [first?.id ?? 0n]);
-  must((await nextDueMs(db)) !== null, 'nothing was given back');
   must((await claim(db, id, 1, 0n))?.rows.length === 1, 'what was given back is not claimed');
   must((await reclaimLost(db, id, [])) === 1, 'what was lost is not free');
   const among = await claim(db, id, 2, 0n, {
@@ -112,18 +113,19 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     truncated: false,
     timings: noTimings,
   } as const;
-  const [odd, orphan, ...plain] = rows.slice(1).map((row) => settlementOf({ ...row, body: null }, reply, undefined));
-  must((await settle(db, id, plain)).recorded.length === 3, 'answers are not recorded');
-  // One that failed, and is kept for redelivery.
-  const missing = { ...reply, status: 404 };
-  const attempt = { startedAtMs: 0, endedAtMs: 1, random: () => 0 };
-  const failed = rows.slice(0, 1).map((row) => {
-    const unsent = { ...row, body: null };
-    return settlementOf(unsent, missing, aftermathOf(unsent, missing, attempt, defaultTerms));
-  });
-  must((await settle(db, id, failed)).recorded.length === 1, 'what failed is not recorded');
+  const [twice, lacking, ...once] = rows.map((row): QueueRow => ({ ...row, body: null }));
+  const [odd, orphan, ...plain] = once.map((row) => settlementOf(row, reply, undefined));
+  must((await settle(db, id, plain)).recorded.length === 2, 'answers are not recorded');
+  must(orphan !== undefined, 'there is nothing more to record');
+  if (lacking !== undefined) {
+    // One that failed, and is kept for redelivery.
+    const missing = { ...reply, status: 404 };
+    const attempt = { startedAtMs: 0, endedAtMs: 1, random: () => 0 };
+    const failed = settlementOf(lacking, missing, aftermathOf(lacking, missing, attempt, defaultTerms));
+    must((await settle(db, id, [failed])).recorded.length === 1, 'what failed is not recorded');
+  }
   must((await admin.query('select from net.kept_requests')).rowCount === 1, 'what failed is not kept');
-  must(odd !== undefined && orphan !== undefined, 'there is nothing more to record');
+  if (twice !== undefined) await tryTwice(db, id, twice);
   // Refused as it is: taken apart, looked at, recorded as best it can be.
   const refused = odd === undefined ? [] : [{ ...odd, content: 'a\u0000é' }];
   must((await settle(db, id, refused)).recorded.length === 1, 'what the database refuses is not recorded');
@@ -139,13 +141,21 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   await takeTransactionId(db);
   must((await horizon(db)).lastId > 0n, 'no id was given out');
   const begin = new Date(0);
-  must((await nextExpiryMs(db, 'responses', 1_000, begin)) !== null, 'nothing will expire');
-  must((await expire(db, 'responses', -1_000, 100, begin)).rows === 5, 'nothing expires');
-  must((await nextExpiryMs(db, 'keptRequests', 1_000, begin)) !== null, 'nothing that is kept will expire');
-  must((await expire(db, 'keptRequests', -1_000, 100, begin)).rows === 1, 'nothing that is kept expires');
-  const { rows: left } = await admin.query(
-    'select ((select count(*) from net._http_response) + (select count(*) from net.kept_requests))::int as n',
+  const next = await nextExpiryMs(
+    db,
+    { responses: 1_000, keptRequests: 1_000, attempts: 1_000, idempotencyKeys: 1_000 },
+    { responses: begin, keptRequests: begin, attempts: begin, idempotencyKeys: begin },
   );
+  must(!Object.values(next).includes(null), 'nothing will expire');
+  must((await expire(db, 'responses', -1_000, 100, begin)).rows === 5, 'no response expires');
+  must((await expire(db, 'keptRequests', -1_000, 100, begin)).rows === 2, 'nothing that is kept expires');
+  must((await expire(db, 'attempts', -1_000, 100, begin)).rows === 2, 'no attempt expires');
+  must((await expire(db, 'idempotencyKeys', -1_000, 100, begin)).rows === 1, 'no key expires');
+  const { rows: left } = await admin.query(`
+    select (
+      (select count(*) from net._http_response) + (select count(*) from net.kept_requests)
+      + (select count(*) from net.attempts) + (select count(*) from net.idempotency_keys)
+    )::int as n`);
   must(left[0].n === 0, 'what has expired is still there');
 }
 
@@ -165,6 +175,7 @@ async function makeCalls(db: Database, admin: pg.Client): Promise<void> {
     isKept: false,
     keep: 'full',
     label: undefined,
+    idempotencyKey: undefined,
     callback: 10,
     blocksKey: false,
   } as const;
@@ -184,6 +195,21 @@ async function makeCalls(db: Database, admin: pg.Client): Promise<void> {
   const { rows: left } = await admin.query('select from net.callbacks');
   must(left.length === 0, 'what has failed for good is still there');
   await deregister(db, id);
+}
+
+/** Fails, goes back into the queue, is claimed and fails again: both attempts are recorded. */
+async function tryTwice(db: Database, workerId: bigint, row: QueueRow): Promise<void> {
+  const { retry } = defaultTerms;
+  const terms: Terms = { ...defaultTerms, retry: { ...retry, maxAttempts: 2, firstDelayMs: 0 } };
+  const failed: Outcome = { kind: 'failure', code: 'timed_out', message: 'x', timings: noTimings };
+  const attempt = { startedAtMs: 0, endedAtMs: 0, random: () => 0 };
+  const fail = (claimed: QueueRow): Promise<Settled> =>
+    settle(db, workerId, [settlementOf(claimed, failed, aftermathOf(claimed, failed, attempt, terms))]);
+  must((await fail(row)).returned.length === 1, 'nothing goes back to be tried again');
+  must((await nextDueMs(db)) === null, 'it is not due at once');
+  const [again] = (await claim(db, workerId, 1, 0n))?.rows ?? [];
+  must(again?.extras?.attempts === 1, 'it is not known how often it was tried');
+  must((await fail({ ...row, extras: again?.extras })).recorded.length === 1, 'the last attempt is not recorded');
 }
 
 type Right = { readonly object: string; readonly privilege: string; readonly column: string | null };
@@ -247,6 +273,8 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       ['worker_requests', 'net.http_request_queue'],
       ['worker_responses', 'net._http_response'],
       ['worker_rules', 'net.policy'],
+      ['worker_attempts', 'net.attempts'],
+      ['worker_idempotency', 'net.idempotency_keys'],
       ['worker_kept', 'net.kept_requests'],
       ['worker_callbacks', 'net.callbacks'],
     ]) {

@@ -28,6 +28,7 @@ describe('on a server of its own', () => {
     ['memory', ['RSS, idle, MB', 'RSS under 200/s', 'RSS at most, 4 bodies of 8 MiB at once, MB']],
     ['durable', ['drain, requests/s']],
     ['workers', ['draining one queue']],
+    ['retries', ['with retries / plain (median of rounds)']],
     ['idle', ['statements while idle']],
   ])('bench/%s.mjs', { timeout: 60_000 }, async (name, keys) => {
     const report = await smoke(name);
