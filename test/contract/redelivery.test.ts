@@ -79,7 +79,7 @@ async function requestIn(sql: Sql, table: string, id: number): Promise<Record<st
 const everyOption = `
   create function public.failed(response net._http_response) returns void language sql security definer
     set search_path = pg_catalog, pg_temp as 'select';
-  insert into net.retry_policy (name, max_attempts, first_delay) values ('slow', 3, '1 hour');`;
+  insert into net.retry_policy (name, max_attempts, first_delay, max_delay) values ('slow', 3, '1 hour', '1 hour');`;
 
 describe.each(backends)('$name', (backend) => {
   test('what failed is kept as it was made, and sent again as a new request; what succeeded is neither', async () => {

@@ -15,7 +15,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
   test('is created, dropped and created again', async () => {
     const site = await openSite(major);
     await site.sql('create extension pg_net');
-    expect(await site.sql(settingsShown)).toHaveLength(10);
+    expect(await site.sql(settingsShown)).toHaveLength(16);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`)).toEqual([{ id: 1 }]);
     await site.sql('drop extension pg_net');
     expect(await site.sql(settingsShown)).toEqual([]);
@@ -59,7 +59,12 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
       await site.sql(
         `select c.oid::regclass::text as dumped from pg_extension e cross join unnest(e.extconfig) c (oid) where e.extname = 'pg_net' order by 1`,
       ),
-    ).toEqual([{ dumped: 'net.gate' }, { dumped: 'net.policy' }, { dumped: 'net.queue_limit' }]);
+    ).toEqual([
+      { dumped: 'net.gate' },
+      { dumped: 'net.policy' },
+      { dumped: 'net.queue_limit' },
+      { dumped: 'net.retry_policy' },
+    ]);
   });
 
   test('install finds it', async () => {
@@ -99,7 +104,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
       { owner },
     ]);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`, owner)).toEqual([{ id: 1 }]);
-    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(10);
+    expect(await site.sql('select setting from net.settings', owner)).toHaveLength(16);
     await site.sql('drop extension pg_net', owner);
     await site.sql('create extension pg_net', owner);
   });
