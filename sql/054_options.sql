@@ -114,5 +114,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'Give something short that people can read, or leave it out.';
   end if;
+  -- The worker is told in UTF-8: what cannot be converted is refused here.
+  perform convert_to(value, 'UTF8');
 end
 $$;

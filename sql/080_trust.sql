@@ -14,6 +14,7 @@ alter table net.attempts enable row level security;
 alter table net.kept_requests enable row level security;
 alter table net.idempotency_keys enable row level security;
 alter table net.ordering_keys enable row level security;
+alter table net.ordering_lock enable row level security;
 alter table net.callbacks enable row level security;
 
 -- For whoever has rights on the tables at all, which net.set_grants decides.
@@ -264,6 +265,10 @@ begin
     -- It copies what it has in the queue, and deletes what expires (UPDATE is for the lock, as above); it never reads them.
     grant select (id, finished), insert, update (finished), delete on net.kept_requests to net_worker;
     grant select, insert, update (due_at, attempts, error_code, error_msg, ticket), delete on net.callbacks to net_worker;
+    -- It locks the table and does nothing else with it.
+    grant delete on net.ordering_lock to net_worker;
+    grant execute on function net._claim_ordered(bigint, oid[], text[], bigint[]),
+      net._forget_ordering_keys(oid, text, integer) to net_worker;
     grant usage on sequence net.worker_id_seq to net_worker;
     grant update on sequence net.wake_promise to net_worker;
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;

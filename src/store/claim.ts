@@ -154,7 +154,8 @@ const claimAmongStatement: Statement = {
     left join claimed c on true`,
 };
 
-type ClaimRow = Row & {
+/** A row of a claim, as the statements here tell it. */
+export type ClaimRow = Row & {
   id: bigint;
   method: string;
   url: string;
@@ -253,7 +254,8 @@ async function claimOnce(
   return { rows, upToId: rows.length === rowsMax ? highestFreshId : (answer[0]?.walked_up_to ?? null) };
 }
 
-function rowOf(row: ClaimRow): QueueRow | UnloadedRow {
+/** The request of a row that was claimed. */
+export function rowOf(row: ClaimRow): QueueRow | UnloadedRow {
   const request: QueueRow = {
     id: row.id,
     method: row.method,

@@ -24,7 +24,9 @@ const missingRightsStatement: Statement = {
           ('net.callbacks', 'SELECT'), ('net.callbacks', 'INSERT'), ('net.callbacks', 'DELETE'),
           ('net.retry_policy', 'SELECT'),
           ('net.attempts', 'SELECT'), ('net.attempts', 'INSERT'), ('net.attempts', 'DELETE'),
-          ('net.idempotency_keys', 'SELECT'), ('net.idempotency_keys', 'DELETE')
+          ('net.idempotency_keys', 'SELECT'), ('net.idempotency_keys', 'DELETE'),
+          ('net.ordering_keys', 'SELECT'), ('net.ordering_keys', 'INSERT'), ('net.ordering_keys', 'UPDATE'),
+          ('net.ordering_keys', 'DELETE'), ('net.ordering_lock', 'DELETE')
       ) as t (name, privilege)
       union all
       select c.privilege || ' (' || c.name || ') on table ' || c.of_table,
@@ -68,7 +70,8 @@ const missingRightsStatement: Statement = {
           ('net._has_policies()'), ('net._concerns(oid, oid)'),
           ('net._settings_for(oid)'),
           ('net._extras(net.http_request_queue)'),
-          ('net._system_identifier()')
+          ('net._system_identifier()'),
+          ('net._claim_ordered(bigint, oid[], text[], bigint[])'), ('net._forget_ordering_keys(oid, text, integer)')
       ) as f (name)
       union all
       -- Without a policy for it a role is shown only its own requests, and takes the queue for empty; or only the rules that bind itself.
@@ -86,7 +89,7 @@ const missingRightsStatement: Statement = {
       from (
         values
           ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests'), ('net.callbacks'),
-          ('net.attempts'), ('net.idempotency_keys')
+          ('net.attempts'), ('net.idempotency_keys'), ('net.ordering_keys')
       ) as t (name)
     ) as n
     where n.held is not true`,

@@ -2,6 +2,7 @@ import type { Aftermath } from '../core/aftermath.ts';
 import { charactersToCheck, type Settlement, unrecordable, withoutCharacters } from '../core/settlement.ts';
 import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
 import { type Followed, putBackForRetry, recordAftermath } from './aftermath.ts';
+import { holdKeys, leaveBlocking } from './blocking.ts';
 import { isKeptAlone, settleKeptStatement } from './settle-kept.ts';
 
 /**
@@ -36,7 +37,8 @@ const settleStatement: Statement = {
     done as (
       -- By an array and not by a join: this plan is kept, and was made for an almost empty queue.
       delete from net.http_request_queue q
-      where q.id = any ($2) and q.claimed_by = $1 and exists (select from me)
+      -- What blocks its ordering key stays (blocking.ts).
+      where q.id = any ($2) and q.claimed_by = $1 and q.due_at is distinct from 'infinity' and exists (select from me)
       returning 1
     )
     insert into net._http_response (
@@ -77,7 +79,8 @@ const settleOneStatement: Statement = {
         and (exists (select from held) or not exists (select from net.http_request_queue q where q.id = $2))
     ),
     done as (
-      delete from net.http_request_queue q where q.id = $2 and exists (select from finished)
+      delete from net.http_request_queue q
+      where q.id = $2 and q.due_at is distinct from 'infinity' and exists (select from finished)
     ),
     recorded as (
       insert into net._http_response (
@@ -113,7 +116,8 @@ const forgetStatement: Statement = {
       for update skip locked
     ),
     done as (
-      delete from net.http_request_queue q where q.id = any (array(select h.id from held h))
+      delete from net.http_request_queue q
+      where q.id = any (array(select h.id from held h)) and q.due_at is distinct from 'infinity'
     )
     select f.id, q.id is not null and not exists (select from held h where h.id = f.id) as is_locked
     from unnest($2::bigint[]) as f (id)
@@ -283,12 +287,21 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
     return await retryAll(db, workerId, part);
   }
   const recorded = await db.transaction(async (session) => {
-    await recordAftermath(session, workerId, part.filter(isFollowed));
+    const followed = part.filter(isFollowed);
+    await recordAftermath(session, workerId, followed);
+    const blocking = followed.filter(({ aftermath }) => aftermath.blocksKey).map(({ id }) => id);
+    await holdKeys(session, workerId, blocking);
     const [kept, forgotten] = [part.filter(hasResponse), part.filter((s) => !hasResponse(s))];
-    return [
+    const done = new Set([
       ...(kept.length > 0 ? await recordResponses(session, workerId, kept) : []),
       ...(forgotten.length > 0 ? await forget(session, workerId, forgotten) : []),
-    ];
+    ]);
+    await leaveBlocking(
+      session,
+      workerId,
+      blocking.filter((id) => done.has(id)),
+    );
+    return [...done];
   });
   return { recorded, returned: [], locked: [] };
 }
@@ -350,11 +363,15 @@ async function settleOne(db: Database, workerId: bigint, settlement: Settlement)
 }
 
 async function recordOne(session: Session, workerId: bigint, s: Settlement): Promise<readonly bigint[]> {
+  const blocking = s.aftermath?.blocksKey === true ? [s.id] : [];
   if (isFollowed(s)) {
     await recordAftermath(session, workerId, [s]);
+    await holdKeys(session, workerId, blocking);
   }
   if (!hasResponse(s)) {
-    return await forget(session, workerId, [s]);
+    const forgotten = await forget(session, workerId, [s]);
+    await leaveBlocking(session, workerId, forgotten.length > 0 ? blocking : []);
+    return forgotten;
   }
   const rows = await session.query<Row & { id: bigint }>(settleOneStatement, [
     workerId,
@@ -378,6 +395,7 @@ async function recordOne(session: Session, workerId: bigint, s: Settlement): Pro
     attemptsOf(s.aftermath),
     s.aftermath?.state === 'dead' || null,
   ]);
+  await leaveBlocking(session, workerId, blocking);
   return rows.map((row) => row.id);
 }
 

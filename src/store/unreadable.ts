@@ -12,7 +12,9 @@ const refuseUnreadableStatement: Statement = {
     with unreadable as materialized (
       select q.id
       from net.http_request_queue q
-      where q.claimed_by is null and not net._is_readable(q.method, q.url, q.headers, q.sign_with)
+      where q.claimed_by is null and not net._is_readable(
+        q.method, q.url, q.headers, pg_catalog.concat(q.sign_with, net._extras(q))
+      )
       for update skip locked
     ),
     refused as (

@@ -48,7 +48,7 @@ const nextDueStatement: Statement = {
   text: `
     select (extract(epoch from pg_catalog.min(q.due_at) - pg_catalog.clock_timestamp()) * 1000)::double precision as due_ms
     from net.http_request_queue q
-    where q.due_at > pg_catalog.statement_timestamp() and q.claimed_by is null`,
+    where q.due_at > pg_catalog.statement_timestamp() and q.due_at < 'infinity' and q.claimed_by is null`,
 };
 
 /** Where the server's transactions stand. */

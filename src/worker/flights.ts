@@ -4,15 +4,22 @@ import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import { type Settlement, settlementOf } from '../core/settlement.ts';
+import { originOf } from '../core/urls.ts';
 import type { Session } from '../postgres/database.ts';
-import type { Part } from '../store/claim.ts';
+import { type Part, roleOf } from '../store/claim.ts';
+import type { WaitingKey } from '../store/claim-ordered.ts';
 import { Bodies } from './bodies.ts';
 import { type Claimed, type Lane, Lanes, type Slots } from './lanes.ts';
 import { carryOut, type Stages } from './pipeline.ts';
 import type { Standings } from './standings.ts';
 
 /** A finished request that waits to be recorded, and the registration under which it was claimed. */
-export type Landed = { readonly workerId: bigint; readonly settlement: Settlement };
+export type Landed = {
+  readonly workerId: bigint;
+  readonly settlement: Settlement;
+  /** Its ordering key, of which the next one may go when it is recorded. */
+  readonly key: WaitingKey | undefined;
+};
 
 /** A request that is being sent. */
 type Flight = {
@@ -105,6 +112,11 @@ export class Flights {
     return this.#lanes.wantedOf(part);
   }
 
+  /** How many requests of that key's requester to its origin could begin now. */
+  roomFor({ requester, origin }: Pick<WaitingKey, 'requester' | 'origin'>): number {
+    return this.#lanes.roomFor(requester, origin);
+  }
+
   /** A look for more requests of that part of the queue begins. */
   looking(part: Part): void {
     this.#lanes.looking(part);
@@ -150,7 +162,7 @@ export class Flights {
     void settled.then((settlement) => {
       if (!flight.isForsaken) {
         this.#leave(flight, true);
-        this.#landed.push({ workerId, settlement });
+        this.#landed.push({ workerId, settlement, key: keyOf(claimed.row) });
         this.onLanded();
       } else {
         settlement.release?.();
@@ -278,6 +290,13 @@ export class Flights {
     this.#landed = kept;
     return dropped;
   }
+}
+
+function keyOf(row: Claimed['row']): WaitingKey | undefined {
+  const orderingKey = row.extras?.orderingKey;
+  return orderingKey === undefined
+    ? undefined
+    : { requester: roleOf(row), orderingKey, origin: originOf(row.url), firstId: null };
 }
 
 /** Their bodies are no longer needed. */

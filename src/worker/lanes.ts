@@ -122,6 +122,16 @@ export class Lanes {
     return Math.min(share(lanePerFreeSlot, Math.max(roomOfRole, 1), inAir), this.slots.perOrigin - beside.inAir);
   }
 
+  /** How many requests of a role to an origin could begin now; those that are parked go before. */
+  roomFor(id: number, origin: string): number {
+    const role = this.#roles.get(id);
+    const lane = role?.lanes.get(origin);
+    const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
+    const roomOfRole = this.#roomOfRole(role ?? nothing);
+    const roomOfLane = this.#roomOfLane(lane ?? { inAir: 0, beside }, roomOfRole);
+    return Math.min(this.#freeSlots(), roomOfRole, roomOfLane) - (lane?.parked.length ?? 0);
+  }
+
   /** One of the lane begins. */
   enter(lane: Lane): void {
     lane.inAir += 1;

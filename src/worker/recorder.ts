@@ -1,6 +1,9 @@
 import type { Database } from '../postgres/database.ts';
+import type { WaitingKey } from '../store/claim-ordered.ts';
 import { type Settled, settle } from '../store/settle.ts';
 import type { Flights, Landed } from './flights.ts';
+
+const none: readonly never[] = Object.freeze([]);
 
 /** Groups larger than this cost memory and win nothing. */
 const settleRowsMax = 1_000;
@@ -14,8 +17,11 @@ export type RecorderOptions = {
   readonly db: Database;
   readonly workerId: bigint;
   readonly flights: Flights;
-  /** After each group: what became of it, and how many were lost to us because our registration is gone. */
-  readonly onSettled: (settled: Settled, lost: number) => void;
+  /**
+   * After each group: what became of it, how many were lost to us because our registration is gone, and the ordering keys of those
+   * that are done.
+   */
+  readonly onSettled: (settled: Settled, lost: number, keys: readonly WaitingKey[]) => void;
   /** The database failed; what was to be recorded has been put back. */
   readonly onFailure: (error: unknown) => void;
   /** Some rows alone were refused (locked by a user, a trigger that raises); they are tried again later. */
@@ -91,7 +97,7 @@ export class Recorder {
       this.#later(deferred);
     }
     flights.recorded(group.filter(({ settlement }) => !isRefused.has(settlement.id)));
-    onSettled(settled, group.length - deferred.length - recorded.length - returned.length);
+    onSettled(settled, group.length - deferred.length - recorded.length - returned.length, keysOf(group, settled));
   }
 
   #later(deferred: readonly Landed[]): void {
@@ -119,4 +125,13 @@ export class Recorder {
     }
     this.#deferred.clear();
   }
+}
+
+/** The keys of which the next one may go. Most requests have none. */
+function keysOf(group: readonly Landed[], { recorded }: Settled): readonly WaitingKey[] {
+  if (group.every(({ key }) => key === undefined)) {
+    return none;
+  }
+  const isRecorded = new Set(recorded);
+  return group.filter(({ settlement }) => isRecorded.has(settlement.id)).flatMap(({ key }) => key ?? []);
 }

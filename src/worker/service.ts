@@ -8,6 +8,7 @@ import { type BacklogLook, Backlogs } from './backlogs.ts';
 import type { Flights } from './flights.ts';
 import { Lease } from './lease.ts';
 import { Lookout } from './lookout.ts';
+import { Ordered } from './ordered.ts';
 import type { Orders } from './orders.ts';
 import { Recorder } from './recorder.ts';
 import { hasNewOrder } from './restart-notices.ts';
@@ -56,6 +57,7 @@ export class Service {
   readonly #c: ServiceContext;
   readonly #lookout: Lookout;
   readonly #backlogs = new Backlogs();
+  readonly #ordered: Ordered;
   readonly #recorder: Recorder;
   readonly #lease: Lease;
   readonly #beganMs: number;
@@ -97,11 +99,15 @@ export class Service {
     }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
     this.#upkeep = new Upkeep(context, this.#lookout, now);
+    this.#ordered = new Ordered(context);
     this.#recorder = new Recorder({
       db: context.db,
       workerId: context.workerId,
       flights: context.flights,
-      onSettled: (settled, lost) => this.#settled(settled, lost),
+      onSettled: (settled, lost, keys) => {
+        this.#ordered.recorded(keys);
+        this.#settled(settled, lost);
+      },
       onDeferred: (rows, error) =>
         context.warn(
           `${rows} responses could not be recorded and are tried again: ${error instanceof Error ? error.message : String(error)}`,
@@ -182,7 +188,7 @@ export class Service {
     }
   }
 
-  /** Passes through the queue and looks into backlogs take turns. */
+  /** Passes through the queue and looks into backlogs take turns; looks for what is ordered follow. */
   async #lookIfDue(now: number): Promise<boolean> {
     const { flights, orders } = this.#c;
     const passIsDue = this.#passIsDue(now) && flights.freeSlots > 0;
@@ -194,7 +200,11 @@ export class Service {
       this.#isBacklogsTurn = true;
       await this.#look();
     }
-    return passIsDue || backlog !== undefined;
+    const orderedIsDue = !orders.stopping && this.#ordered.isDue(now);
+    if (orderedIsDue) {
+      await this.#take(await this.#ordered.look());
+    }
+    return passIsDue || backlog !== undefined || orderedIsDue;
   }
 
   #passIsDue(now: number): boolean {
@@ -216,6 +226,7 @@ export class Service {
     const slots = Math.min(flights.freeSlots, settings.batchSize);
     const beside = this.#backlogs.besides;
     const claimed = await claim(db, workerId, slots, stretch.afterId, beside);
+    this.#ordered.looked();
     if (claimed === null) {
       this.#doubtLease();
       return;
@@ -223,9 +234,12 @@ export class Service {
     if (stretch.kind === 'sweep') {
       this.#backlogs.swept(stretch.afterId);
     }
-    await this.#take(claimed);
+    await this.#take(claimed.rows);
     await this.#lookout.afterLook(stretch, slots, claimed, now(), beside !== undefined);
     if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && beside === undefined) {
+      const ordered = await this.#ordered.lookThrough();
+      await this.#take(ordered);
+      if (ordered?.length !== 0) return;
       this.#drainsTold = drains;
       this.#sweepsForDrain = false;
       onDrained();
@@ -241,7 +255,7 @@ export class Service {
       this.#doubtLease();
       return;
     }
-    await this.#take(claimed);
+    await this.#take(claimed.rows);
     const sweepFrom = this.#backlogs.looked(part, claimed, this.#lookout.markId);
     if (sweepFrom !== undefined) {
       this.#lookout.sweep(sweepFrom);
@@ -251,15 +265,20 @@ export class Service {
     }
   }
 
-  async #take(claimed: Claimed): Promise<void> {
+  /** Takes what was claimed; null: there was no lease to claim it under. */
+  async #take(rows: Claimed['rows'] | null): Promise<void> {
     const { flights, workerId, standings, now } = this.#c;
-    await standings.learn(claimed.rows);
-    for (const row of claimed.rows) {
+    if (rows === null) {
+      this.#doubtLease();
+      return;
+    }
+    await standings.learn(rows);
+    for (const row of rows) {
       for (const part of flights.take(row, workerId, standings.of(row))) {
         this.#backlogs.open(part, this.#lookout.markId);
       }
     }
-    if (claimed.rows.length > 0) {
+    if (rows.length > 0) {
       this.#sweepsForDrain = false;
       this.#stir(now());
     }
@@ -344,13 +363,20 @@ export class Service {
     if ((await this.#upkeep.tend(now)) > 0) {
       this.#stir(now);
     }
+    if (await this.#ordered.forget()) {
+      this.#upkeep.alarm(now);
+    }
   }
 
   /** How long the loop may sleep; undefined: until something happens. */
   #idleMs(now: number): number | undefined {
     const { orders, flights } = this.#c;
     const next = Math.min(
-      flights.freeSlots > 0 ? (orders.stopping ? never : this.#lookout.dueAtMs) : this.#lookout.blockedAtMs + 1,
+      flights.freeSlots > 0
+        ? orders.stopping
+          ? never
+          : Math.min(this.#lookout.dueAtMs, this.#ordered.dueAtMs)
+        : this.#lookout.blockedAtMs + 1,
       this.#tendAtMs,
       this.#quietAtMs,
       this.#pingAtMs,

@@ -198,7 +198,9 @@ describe.each(backends)('$name', (backend) => {
         expect(await attempt(`'${name}'`), name).toBe(refusal);
       }
       expect(await attempt(`0::regproc`)).toBe(refusal);
-      expect(await attempt(`'known', keep := 'none'`)).toBe('22023 keep = none does not go with on_success or on_error');
+      expect(await attempt(`'known', keep := 'none'`)).toBe(
+        '22023 keep = none does not go with on_success or on_error',
+      );
       expect(await attempt(`'known', keep := 'status'`)).toBe('accepted');
     } finally {
       await sql.query('reset search_path; drop function app.other; drop role other_owner');
