@@ -6,6 +6,11 @@ export type SendRules = {
   readonly followInsecureRedirects: boolean;
   /** Whether compressed replies are asked for and decoded. */
   readonly decompress: boolean;
+  /**
+   * Asked just before a request with an ordering key is written: whether the worker may still send it. One that was stopped for
+   * long may have been taken for dead, and what comes after may have been sent by another. While it may not, the request waits.
+   */
+  readonly mayBegin?: () => boolean;
 };
 
 export const defaultSendRules: SendRules = Object.freeze({

@@ -29,6 +29,9 @@ export type SendingContext = {
   readonly underWay: Bag<Sending>;
 };
 
+/** How often one asks that may not begin yet. */
+const mayBeginEveryMs = 50;
+
 /** What cannot be compressed gets a little longer by it. */
 function compressedBytesMax(bytesMax: number): number {
   return bytesMax + Math.ceil(bytesMax / 1024) + 1024;
@@ -126,6 +129,14 @@ export class Sending {
   #connected(hop: Hop, connection: Connection | Problem): void {
     if ('kind' in connection) {
       this.cancel(connection);
+      return;
+    }
+    const { extras } = this.#request.row;
+    if (extras?.orderingKey !== undefined && this.#rules.mayBegin?.() === false) {
+      this.#context.pool.release(connection);
+      setTimeout(() => {
+        if (!this.#deadline.ended) this.#connect(hop, this.#isFresh);
+      }, mayBeginEveryMs);
       return;
     }
     this.#connection = connection;

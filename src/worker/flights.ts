@@ -40,6 +40,8 @@ type Flight = {
 export class Flights {
   /** Called when a request has landed; whoever records them sets it. */
   onLanded: () => void = () => {};
+  /** Whether what was claimed under a registration is ours for sure; whoever has the lease sets it. Asked before anything ordered is sent. */
+  mayBegin: (workerId: bigint) => boolean = () => true;
   /** How requests are sent from now on; whoever has read the settings sets it. */
   sendRules: SendRules = defaultSendRules;
   /** What follows when they are done; whoever has read the settings sets it. */

@@ -16,11 +16,22 @@ export class Lease {
   readonly #parts: LeaseParts;
   /** Until when what we claim is our own; -Infinity: we have none, or may have lost it. */
   #untilMs: number;
+  /** The same as far as the server has confirmed it. */
+  #sureUntilMs: number;
 
   /** Registering has given one. */
   constructor(parts: LeaseParts, nowMs: number) {
     this.#parts = parts;
     this.#untilMs = nowMs + parts.leaseMs;
+    this.#sureUntilMs = this.#untilMs;
+  }
+
+  /**
+   * Whether what we hold is ours for sure. A process that was stopped for long wakes with what it had claimed: who has taken it for
+   * dead may have sent that, and what comes after it.
+   */
+  isSureAt(nowMs: number): boolean {
+    return nowMs < this.#sureUntilMs;
   }
 
   /** When who holds requests should renew it. */
@@ -36,12 +47,18 @@ export class Lease {
   /** It may be over: the next renewal tells. */
   doubt(): void {
     this.#untilMs = Number.NEGATIVE_INFINITY;
+    this.#sureUntilMs = Number.NEGATIVE_INFINITY;
   }
 
   /** The answer is not waited for: a claim behind it on the same session finds the lease, or none. */
   renew(nowMs: number): void {
     const { db, workerId, leaseMs, onRenewed, onFailure } = this.#parts;
     this.#untilMs = nowMs + leaseMs;
-    renewLease(db, workerId, leaseMs).then(onRenewed, onFailure);
+    renewLease(db, workerId, leaseMs)
+      .then((asked) => {
+        if (asked !== null) this.#sureUntilMs = nowMs + leaseMs;
+        onRenewed(asked);
+      })
+      .catch(onFailure);
   }
 }

@@ -90,8 +90,9 @@ export class Service {
     this.#lastActiveMs = now;
     this.#lastPingMs = now;
     const { concurrency, concurrencyPerOrigin, sendRules } = context.settings;
-    context.flights.sendRules = sendRules;
+    context.flights.sendRules = { ...sendRules, mayBegin: () => context.flights.mayBegin(context.workerId) };
     context.flights.terms = context.settings.terms;
+    context.flights.mayBegin = (id) => id === context.workerId && this.#lease.isSureAt(context.now());
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.useSession(context.db);
     for (const part of context.flights.parkedParts) {
