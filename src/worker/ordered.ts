@@ -178,11 +178,11 @@ export class Ordered {
     const slots = Math.min(flights.freeSlots, settings.batchSize);
     for (const [lane, waiting] of [...this.#waiting]) {
       const free = slots - taken.length;
-      const [any] = waiting.values();
-      if (any === undefined || free <= 0) {
+      const [first] = waiting.values();
+      if (first === undefined || free <= 0) {
         break;
       }
-      let room = Math.min(flights.roomFor(any), free);
+      let room = Math.min(flights.roomFor(first), free);
       if (room > 0) {
         for (const [orderingKey, key] of waiting) {
           waiting.delete(orderingKey);

@@ -9,6 +9,7 @@ import { connectPg } from '../../src/postgres/pg.ts';
 import { loadBody } from '../../src/store/body.ts';
 import { claimCallback, nextCallbackMs, recordCallbackFailure, returnCallback } from '../../src/store/callbacks.ts';
 import { claim } from '../../src/store/claim.ts';
+import { claimOrdered, findWaitingKeys, firstKey, forgetKeys } from '../../src/store/claim-ordered.ts';
 import { expire, nextExpiryMs } from '../../src/store/expire.ts';
 import { inspectInstallation } from '../../src/store/installation.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../../src/store/reclaim.ts';
@@ -61,7 +62,8 @@ async function enrol(db: Database, name: string): Promise<bigint> {
 /** Every statement that a worker makes, each of which must do what it is for. */
 async function work(db: Database, admin: pg.Client): Promise<void> {
   await admin.query(`
-    truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker, net.attempts, net.idempotency_keys;
+    truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker, net.attempts, net.idempotency_keys,
+      net.ordering_keys;
     insert into net.idempotency_keys values (10, 'k', 1, now());
     select setval('net.wake_promise', 1);
     select net.http_get('http://h/' || n) from generate_series(1, 6) n`);
@@ -129,6 +131,17 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   // Refused as it is: taken apart, looked at, recorded as best it can be.
   const refused = odd === undefined ? [] : [{ ...odd, content: 'a\u0000é' }];
   must((await settle(db, id, refused)).recorded.length === 1, 'what the database refuses is not recorded');
+
+  await admin.query(`select net.request('GET', 'http://h/', ordering_key := 'k') from generate_series(1, 2)`);
+  for (let turn = 1; turn <= 2; turn += 1) {
+    const { waiting } = await findWaitingKeys(db, firstKey, 10);
+    const ordered = (await claimOrdered(db, id, waiting)) ?? [];
+    must(ordered.length === 1, 'what is ordered is not claimed one by one');
+    const answers = ordered.map((row) => settlementOf({ ...row, body: null }, reply, undefined));
+    must((await settle(db, id, answers)).recorded.length === 1, 'what is ordered is not recorded');
+  }
+  must((await forgetKeys(db, firstKey, 10)) === undefined, 'the keys have no end');
+  must((await admin.query('select from net.ordering_keys')).rowCount === 0, 'the key is not forgotten');
   await detach(db, id, leaseMs);
   await deregister(db, id);
   must((await reclaimOrphans(db)) === 1, 'the orphan is not free');
@@ -147,7 +160,7 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
     { responses: begin, keptRequests: begin, attempts: begin, idempotencyKeys: begin },
   );
   must(!Object.values(next).includes(null), 'nothing will expire');
-  must((await expire(db, 'responses', -1_000, 100, begin)).rows === 5, 'no response expires');
+  must((await expire(db, 'responses', -1_000, 100, begin)).rows === 7, 'no response expires');
   must((await expire(db, 'keptRequests', -1_000, 100, begin)).rows === 2, 'nothing that is kept expires');
   must((await expire(db, 'attempts', -1_000, 100, begin)).rows === 2, 'no attempt expires');
   must((await expire(db, 'idempotencyKeys', -1_000, 100, begin)).rows === 1, 'no key expires');
@@ -277,6 +290,7 @@ describe.each(availableMajors())('net_worker on PostgreSQL %i', (major) => {
       ['worker_idempotency', 'net.idempotency_keys'],
       ['worker_kept', 'net.kept_requests'],
       ['worker_callbacks', 'net.callbacks'],
+      ['worker_ordering', 'net.ordering_keys'],
     ]) {
       await admin.query(`alter policy ${policy} on ${table} to postgres`);
       await expect(work(db, admin), policy).rejects.toThrow();
