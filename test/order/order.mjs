@@ -46,6 +46,7 @@ const seed = number('seed', 0);
 const slowestMs = number('slowest', 0);
 const closing = [];
 const began = performance.now();
+let rolledBack = 0;
 
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => void close().finally(() => process.exit(2)));
 try {
@@ -143,7 +144,7 @@ async function session(url) {
 /** Transactions of one to a few requests of any keys; some stay open for a while, some are rolled back. */
 async function enqueue(sql, random, url, made) {
   const text = `select net.request('GET', $1, ordering_key := $2, timeout_milliseconds := 30000)::int as id`;
-  while (made.length < requests) {
+  while (made.length - rolledBack < requests) {
     const own = [];
     const beganMs = performance.now();
     await sql.query('begin');
@@ -175,6 +176,7 @@ async function enqueue(sql, random, url, made) {
     if (random.chance(0.05)) await sleep(random.between(1, 100));
     if (random.chance(0.03)) {
       await sql.query('rollback');
+      rolledBack += own.length;
     } else {
       await sql.query('commit');
       const committedMs = performance.now();
