@@ -27,7 +27,10 @@ export async function holdKeys(session: Session, workerId: bigint, ids: readonly
   }
 }
 
-/** They are nobody's any more, and due at no time: those of their keys wait until `net._retry_blocked`, or until they are deleted. */
+/**
+ * Their responses are recorded; they are nobody's any more, and due at no time: those of their keys wait until `net._retry_blocked`,
+ * or until they are deleted.
+ */
 export async function leaveBlocking(session: Session, workerId: bigint, ids: readonly bigint[]): Promise<void> {
   if (ids.length > 0) {
     await session.query(leaveStatement, [workerId, ids]);

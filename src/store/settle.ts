@@ -302,6 +302,13 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
       blocking.filter((id) => done.has(id)),
     );
     return [...done];
+    const recorded = new Set(await recordResponses(session, workerId, part));
+    await leaveBlocking(
+      session,
+      workerId,
+      blocking.filter((id) => recorded.has(id)),
+    );
+    return [...recorded];
   });
   return { recorded, returned: [], locked: [] };
 }
@@ -395,7 +402,7 @@ async function recordOne(session: Session, workerId: bigint, s: Settlement): Pro
     attemptsOf(s.aftermath),
     s.aftermath?.state === 'dead' || null,
   ]);
-  await leaveBlocking(session, workerId, blocking);
+  await leaveBlocking(session, workerId, rows.length > 0 ? blocking : []);
   return rows.map((row) => row.id);
 }
 
