@@ -16,6 +16,8 @@ const walkKeysMax = 1_000;
 /** Walks keep this distance, and ten times what the last one took: they cost a busy worker a tenth of its time at most. */
 const walkEveryMs = 20;
 const restPerWalk = 10;
+/** What was woken for requests without a key is first to do what it was woken for. */
+const walkAfterFindMs = 3;
 /** So many keys are remembered of one lane, and of all together; those left out are found by a later walk. */
 const laneKeysMax = 1_000;
 const keysMax = 20_000;
@@ -66,8 +68,11 @@ export class Ordered {
     this.#c = context;
   }
 
-  /** The queue has been looked into: a walk follows. */
-  looked(): void {
+  /** The queue has been looked into: a walk follows. Where something was found, that is to be recorded before. */
+  looked(hasFound: boolean): void {
+    if (!this.#isWalkWanted && hasFound) {
+      this.#nextWalkMs = Math.max(this.#nextWalkMs, this.#c.now() + walkAfterFindMs);
+    }
     this.#isWalkWanted = true;
   }
 

@@ -227,7 +227,7 @@ export class Service {
     const slots = Math.min(flights.freeSlots, settings.batchSize);
     const beside = this.#backlogs.besides;
     const claimed = await claim(db, workerId, slots, stretch.afterId, beside);
-    this.#ordered.looked();
+    this.#ordered.looked((claimed?.rows.length ?? 0) > 0);
     if (claimed === null) {
       this.#doubtLease();
       return;
