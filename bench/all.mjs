@@ -19,6 +19,7 @@ const benchmarks = [
   'durable',
   'workers',
   'retries',
+  'ordering',
   'memory',
   'idle',
 ];
