@@ -302,13 +302,6 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
       blocking.filter((id) => done.has(id)),
     );
     return [...done];
-    const recorded = new Set(await recordResponses(session, workerId, part));
-    await leaveBlocking(
-      session,
-      workerId,
-      blocking.filter((id) => recorded.has(id)),
-    );
-    return [...recorded];
   });
   return { recorded, returned: [], locked: [] };
 }
