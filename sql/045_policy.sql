@@ -115,6 +115,24 @@ as $$
   )
 $$;
 
+-- Whether the text says which hosts are meant: one, all names below one, or * for every host.
+-- API: private
+create function net._is_host_pattern(host text)
+  returns boolean
+  language sql
+  immutable
+  parallel unsafe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select host = '*'
+    or coalesce(host = net._canonical_host(host), false)
+    or (
+      host like '*.%'
+      and coalesce(substr(host, 3) = net._canonical_host(substr(host, 3)), false)
+      and substr(host, 3) collate "C" !~ '^[0-9.]+$|:'
+    )
+$$;
+
 -- Whether a row of net.policy may have this host. Raises, because a check constraint alone says nothing of what to write.
 -- API: private
 create function net._is_policy_host(host text)
@@ -125,14 +143,7 @@ create function net._is_policy_host(host text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if host = '*'
-    or host = net._canonical_host(host)
-    or (
-      host like '*.%'
-      and substr(host, 3) = net._canonical_host(substr(host, 3))
-      and substr(host, 3) collate "C" !~ '^[0-9.]+$|:'
-    )
-  then
+  if net._is_host_pattern(host) then
     return true;
   end if;
   raise exception 'invalid host in net.policy: "%"', host

@@ -9,6 +9,9 @@ alter table net.http_request_queue enable row level security;
 alter table net._http_response enable row level security;
 alter table net.policy enable row level security;
 alter table net.queue_limit enable row level security;
+alter table net.limits enable row level security;
+alter table net.limit_state enable row level security;
+alter table net.limit_holders enable row level security;
 alter table net.retry_policy enable row level security;
 alter table net.attempts enable row level security;
 alter table net.kept_requests enable row level security;
@@ -30,7 +33,8 @@ create policy own_attempts on net.attempts for select to public
 create policy own_kept on net.kept_requests for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
 create policy own_callbacks on net.callbacks for select to public using (pg_catalog.pg_has_role(requester, 'USAGE'));
--- A policy is no secret.
+-- A limit is no secret, nor is a policy.
+create policy every_limit_row on net.limits for select to public using (true);
 create policy every_retry_policy on net.retry_policy for select to public using (true);
 create policy own_limits on net.queue_limit for select to public
   using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));
@@ -105,6 +109,8 @@ begin
     create policy worker_requests on net.http_request_queue to net_worker using (true) with check (true);
     create policy worker_responses on net._http_response to net_worker using (true) with check (true);
     create policy worker_rules on net.policy to net_worker using (true) with check (true);
+    create policy worker_limit_state on net.limit_state to net_worker using (true) with check (true);
+    create policy worker_limit_holders on net.limit_holders to net_worker using (true) with check (true);
     create policy worker_attempts on net.attempts to net_worker using (true) with check (true);
     create policy worker_kept on net.kept_requests to net_worker using (true) with check (true);
     create policy worker_idempotency on net.idempotency_keys to net_worker using (true) with check (true);
@@ -213,6 +219,7 @@ begin
       to %1$s;
       grant select on net._http_response, net.settings, net.policy, net.queue_limit, net.retry_policy, net.attempts,
         net.callbacks, net.requests to %1$s;
+      grant select on net.limits to %1$s;
       grant select (id, method, url, timeout_milliseconds, claimed_by, due_at, created, login_role, set_role, sign_with,
         retry, attempts, first_sent_at, ordering_key, blocks_key, priority, limit_key, on_success, on_error, keep, label,
         cancel_asked, redelivery_of)
@@ -243,6 +250,8 @@ begin
     grant select on net.http_request_queue, net._http_response, net.worker, net.settings, net.policy, net.queue_limit,
       net.retry_policy, net.attempts, net.kept_requests, net.callbacks, net.ordering_keys,
       net.requests to net_admin;
+    grant select on net.limits, net.breakers to net_admin;
+    grant execute on function net.reset_breaker(text, text) to net_admin;
     grant execute on function
       net.redeliver(bigint), net._redeliver(net._caller, bigint),
       net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
@@ -259,6 +268,8 @@ begin
     grant select, insert, update (created), delete on net._http_response to net_worker;
     grant select, insert, update, delete on net.worker to net_worker;
     grant select on net.policy, net.retry_policy to net_worker;
+    grant select on net.limits to net_worker;
+    grant select, insert, update, delete on net.limit_state, net.limit_holders to net_worker;
     grant select, insert, update (created), delete on net.attempts to net_worker;
     grant select, update (expires_at), delete on net.idempotency_keys to net_worker;
     grant select, insert, update, delete on net.ordering_keys to net_worker;
@@ -274,7 +285,10 @@ begin
     grant select on sequence net.worker_restart_seq, net.http_request_queue_id_seq to net_worker;
     grant execute on function net._session_lives(integer, timestamptz, timestamptz), net._interval_or_null(text),
       net._bytes_or_null(text), net._is_readable(text, text, jsonb, text), net._unstorable(bytea[]),
-      net._has_policies(), net._concerns(oid, oid), net._extras(net.http_request_queue) to net_worker;
+      net._has_policies(), net._concerns(oid, oid), net._extras(net.http_request_queue),
+      net._limits(), net._lock_meters(text[]),
+      net._take_tokens(text[], double precision[], text[], double precision[], integer[]),
+      net._hold_permits(bigint, text[], integer[], integer[], integer[]) to net_worker;
   end if;
 
   if exists (select from pg_roles where rolname = 'net_callback') then

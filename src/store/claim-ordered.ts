@@ -35,7 +35,8 @@ const waitingKeysStatement: Statement = {
     with recursive heads as (
       (
         select
-          coalesce(q.set_role, q.login_role, 0) as requester, q.ordering_key, q.id, q.url, q.claimed_by, q.due_at, 1 as place
+          coalesce(q.set_role, q.login_role, 0) as requester, q.ordering_key, q.id, q.url, q.limit_key, q.claimed_by, q.due_at,
+          1 as place
         from net.http_request_queue q
         where q.ordering_key is not null
           and (coalesce(q.set_role, q.login_role, 0), q.ordering_key) > ($1::oid, $2::text)
@@ -46,7 +47,7 @@ const waitingKeysStatement: Statement = {
       select n.*, h.place + 1
       from heads h
       cross join lateral (
-        select coalesce(q.set_role, q.login_role, 0), q.ordering_key, q.id, q.url, q.claimed_by, q.due_at
+        select coalesce(q.set_role, q.login_role, 0), q.ordering_key, q.id, q.url, q.limit_key, q.claimed_by, q.due_at
         from net.http_request_queue q
         where q.ordering_key is not null
           and (coalesce(q.set_role, q.login_role, 0), q.ordering_key) > (h.requester, h.ordering_key)
@@ -56,7 +57,8 @@ const waitingKeysStatement: Statement = {
     ),
     walked as (
       select
-        h.requester, h.ordering_key, h.id, pg_catalog.split_part(h.url, '/', 3) as origin, h.place = $3 as is_last,
+        h.requester, h.ordering_key, h.id, pg_catalog.split_part(h.url, '/', 3) || coalesce('/' || h.limit_key, '') as origin,
+        h.place = $3 as is_last,
         h.claimed_by is null and (h.due_at is null or h.due_at <= pg_catalog.statement_timestamp()) as is_waiting
       from heads h
       limit $3

@@ -93,7 +93,8 @@ const claimAmongStatement: Statement = {
         and exists (select from me)
         and (coalesce(q.set_role, q.login_role, 0) = any ($4::oid[])) = $5
         and (
-          coalesce(q.set_role, q.login_role, 0)::text || '/' || pg_catalog.split_part(q.url, '/', 3) = any ($6::text[])
+          coalesce(q.set_role, q.login_role, 0)::text || '/' || pg_catalog.split_part(q.url, '/', 3)
+            || coalesce('/' || q.limit_key, '') = any ($6::text[])
         ) = $7
       order by q.due_at
       limit $2
@@ -102,7 +103,7 @@ const claimAmongStatement: Statement = {
     fresh as materialized (
       select taken.id
       from (
-        select w.id, w.url, coalesce(w.set_role, w.login_role, 0) as role
+        select w.id, w.url, w.limit_key, coalesce(w.set_role, w.login_role, 0) as role
         from net.http_request_queue w
         where w.id > $3 and w.due_at is null and w.claimed_by is null and w.ordering_key is null
           and exists (select from me)
@@ -116,7 +117,10 @@ const claimAmongStatement: Statement = {
         for update skip locked
       ) taken
       where (walked.role = any ($4::oid[])) = $5
-        and (walked.role::text || '/' || pg_catalog.split_part(walked.url, '/', 3) = any ($6::text[])) = $7
+        and (
+          walked.role::text || '/' || pg_catalog.split_part(walked.url, '/', 3) || coalesce('/' || walked.limit_key, '')
+            = any ($6::text[])
+        ) = $7
       order by walked.id
       limit $2 - (select pg_catalog.count(*) from due)
     ),
@@ -184,7 +188,10 @@ export type Claimed = {
   readonly upToId: bigint | null;
 };
 
-/** A part of the queue: what a role sends to one origin (undefined: to all of them). By its OID; see {@link roleOf}. */
+/**
+ * A part of the queue: what a role sends to one origin (undefined: to all of them). By its OID; see {@link roleOf}. Requests with
+ * a limit_key are a part by themselves: it stands behind the origin, after a slash.
+ */
 export type Part = { readonly role: number; readonly origin: string | undefined };
 
 /** Which requests are asked for: those of the given roles, or of all others; and of those the given pairs, or all others. */

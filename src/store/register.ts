@@ -27,7 +27,7 @@ const registerStatement: Statement = {
         restart_seen = excluded.restart_seen
     returning w.id, w.restart_seen as restarts,
       exists (select from net.pause) as is_paused,
-      exists (select from net.policy) as has_policies,
+      exists (select from net.policy) as has_policies, net._limits() as limits,
       (
         select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
@@ -43,7 +43,7 @@ const renewLeaseStatement: Statement = {
     where w.id = $1
     returning (select s.last_value from net.worker_restart_seq s) as restarts,
       exists (select from net.pause) as is_paused,
-      exists (select from net.policy) as has_policies,
+      exists (select from net.policy) as has_policies, net._limits() as limits,
       (
         select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
@@ -56,7 +56,7 @@ const askedStatement: Statement = {
   text: `
     select s.last_value as restarts,
       exists (select from net.pause) as is_paused,
-      exists (select from net.policy) as has_policies,
+      exists (select from net.policy) as has_policies, net._limits() as limits,
       (
         select pg_catalog.string_agg(s.name || '=' || s.setting || coalesce(p::text, ''), ', ' order by s.name)
         from net._settings_for((select r.oid from pg_catalog.pg_roles r where r.rolname = current_user)) s
@@ -83,7 +83,7 @@ const deregisterStatement: Statement = {
 
 /**
  * What workers are asked to do. Restarts are counted when they are asked for, and heard of at commit: a worker that connects
- * in between has counted one whose pause, policies or settings it could not see. So those are compared, too.
+ * in between has counted one whose pause, policies, limits or settings it could not see. So those are compared, too.
  */
 export type Asked = {
   /** How many restarts have been asked for so far. */
@@ -92,6 +92,8 @@ export type Asked = {
   readonly isPaused: boolean;
   /** Some roles' requests are bound to hosts. */
   readonly hasPolicies: boolean;
+  /** The rows of net.limits, as JSON; null: there are none. */
+  readonly limits: string | null;
   /** All settings, to be compared. */
   readonly settings: string;
 };
@@ -140,10 +142,22 @@ export async function readAsked(session: Session): Promise<Asked> {
   return askedOf(row);
 }
 
-type AskedRow = Row & { restarts: bigint; is_paused: boolean; has_policies: boolean; settings: string };
+type AskedRow = Row & {
+  restarts: bigint;
+  is_paused: boolean;
+  has_policies: boolean;
+  limits: string | null;
+  settings: string;
+};
 
 function askedOf(row: AskedRow): Asked {
-  return { restarts: row.restarts, isPaused: row.is_paused, hasPolicies: row.has_policies, settings: row.settings };
+  return {
+    restarts: row.restarts,
+    isPaused: row.is_paused,
+    hasPolicies: row.has_policies,
+    limits: row.limits,
+    settings: row.settings,
+  };
 }
 
 /**

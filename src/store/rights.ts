@@ -26,7 +26,11 @@ const missingRightsStatement: Statement = {
           ('net.attempts', 'SELECT'), ('net.attempts', 'INSERT'), ('net.attempts', 'DELETE'),
           ('net.idempotency_keys', 'SELECT'), ('net.idempotency_keys', 'DELETE'),
           ('net.ordering_keys', 'SELECT'), ('net.ordering_keys', 'INSERT'), ('net.ordering_keys', 'UPDATE'),
-          ('net.ordering_keys', 'DELETE'), ('net.ordering_lock', 'DELETE')
+          ('net.ordering_keys', 'DELETE'), ('net.ordering_lock', 'DELETE'),
+          ('net.limits', 'SELECT'),
+          ('net.limit_state', 'SELECT'), ('net.limit_state', 'INSERT'), ('net.limit_state', 'UPDATE'), ('net.limit_state', 'DELETE'),
+          ('net.limit_holders', 'SELECT'), ('net.limit_holders', 'INSERT'), ('net.limit_holders', 'UPDATE'),
+          ('net.limit_holders', 'DELETE')
       ) as t (name, privilege)
       union all
       select c.privilege || ' (' || c.name || ') on table ' || c.of_table,
@@ -68,6 +72,9 @@ const missingRightsStatement: Statement = {
           ('net._is_readable(text, text, jsonb, text)'),
           ('net._unstorable(bytea[])'),
           ('net._has_policies()'), ('net._concerns(oid, oid)'),
+          ('net._limits()'), ('net._lock_meters(text[])'),
+          ('net._take_tokens(text[], double precision[], text[], double precision[], integer[])'),
+          ('net._hold_permits(bigint, text[], integer[], integer[], integer[])'),
           ('net._settings_for(oid)'),
           ('net._extras(net.http_request_queue)'),
           ('net._system_identifier()'),
@@ -89,7 +96,8 @@ const missingRightsStatement: Statement = {
       from (
         values
           ('net.http_request_queue'), ('net._http_response'), ('net.policy'), ('net.kept_requests'), ('net.callbacks'),
-          ('net.attempts'), ('net.idempotency_keys'), ('net.ordering_keys')
+          ('net.attempts'), ('net.idempotency_keys'), ('net.ordering_keys'),
+          ('net.limit_state'), ('net.limit_holders')
       ) as t (name)
     ) as n
     where n.held is not true`,

@@ -6,6 +6,8 @@ export const wakeChannel = 'net_wake';
 export const restartChannel = 'net_restart';
 /** Channel on which a worker announces that it is about to promise to look by itself. */
 export const promiseChannel = 'net_promise';
+/** Channel on which workers and `net.reset_breaker` say that a breaker has opened or closed. */
+export const breakersChannel = 'net_breakers';
 
 const announceStatement: Statement = {
   name: 'pgfetch_announce',

@@ -1,15 +1,16 @@
 import { aftermathOf, defaultTerms, type Terms } from '../core/aftermath.ts';
 import { Bag } from '../core/bag.ts';
+import { verdictOf } from '../core/breaker.ts';
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
 import { type Settlement, settlementOf } from '../core/settlement.ts';
-import { originOf } from '../core/urls.ts';
 import type { Session } from '../postgres/database.ts';
 import { type Part, roleOf } from '../store/claim.ts';
 import type { WaitingKey } from '../store/claim-ordered.ts';
 import { Bodies } from './bodies.ts';
-import { type Claimed, type Lane, Lanes, type Slots } from './lanes.ts';
+import { type Claimed, type Lane, Lanes, laneNameOf, type Slots } from './lanes.ts';
+import type { Meters } from './meters.ts';
 import { carryOut, type Stages } from './pipeline.ts';
 import type { Standings } from './standings.ts';
 
@@ -28,6 +29,8 @@ type Flight = {
   place: number;
   /** Its answer is nobody's any more: it has been given up, or given to others. */
   isForsaken: boolean;
+  /** It decides whether its host's or key's breaker closes. */
+  isProbe: boolean;
   /** Ends its waiting for its body, where that did not come with the claim. */
   readonly waiting: AbortController | undefined;
 };
@@ -65,7 +68,12 @@ export class Flights {
 
   set slots(slots: Slots) {
     this.#lanes.slots = slots;
-    this.#startParked();
+    this.startParked();
+  }
+
+  /** The limits of hosts and keys; undefined: there are none. Whoever has read them sets them, before the slots. */
+  set meters(meters: Meters | undefined) {
+    this.#lanes.meters = meters;
   }
 
   /** The session over which bodies are loaded; undefined: none, for the moment. */
@@ -138,8 +146,8 @@ export class Flights {
     return [];
   }
 
-  /** Slots may have come free: sends what is parked. */
-  #startParked(): void {
+  /** Slots may have come free, or room in a limit: sends what is parked. */
+  startParked(): void {
     for (let next = this.#lanes.unparkNext(); next !== undefined; next = this.#lanes.unparkNext()) {
       this.#start(next.claimed, next.lane);
     }
@@ -158,12 +166,12 @@ export class Flights {
 
   #follow(claimed: Claimed, lane: Lane, settled: Promise<Settlement>, waiting: AbortController | undefined): void {
     const { workerId } = claimed;
-    const flight: Flight = { claimed, lane, place: 0, isForsaken: false, waiting };
+    const flight: Flight = { claimed, lane, place: 0, isForsaken: false, isProbe: false, waiting };
     flight.place = this.#inAir.add(flight);
-    this.#lanes.enter(lane);
+    flight.isProbe = this.#lanes.enter(lane);
     void settled.then((settlement) => {
       if (!flight.isForsaken) {
-        this.#leave(flight, true);
+        this.#leave(flight, settlement);
         this.#landed.push({ workerId, settlement, key: keyOf(claimed.row) });
         this.onLanded();
       } else {
@@ -191,15 +199,16 @@ export class Flights {
     }
   }
 
-  #leave({ place, lane }: Flight, hasLanded: boolean): void {
+  #leave({ place, lane, isProbe }: Flight, landed: Settlement | undefined): void {
+    const verdict = landed === undefined ? undefined : verdictOf(landed.statusCode, landed.errorCode);
     this.#inAir.remove(place);
-    this.#lanes.leave(lane, hasLanded);
+    this.#lanes.leave(lane, landed !== undefined, isProbe, verdict);
   }
 
   #forsake(flight: Flight): void {
     flight.isForsaken = true;
     flight.waiting?.abort();
-    this.#leave(flight, false);
+    this.#leave(flight, undefined);
   }
 
   /** Asks anew what concerns those whose sending has not begun: they may have been claimed hours ago. */
@@ -247,7 +256,7 @@ export class Flights {
   recorded(group: readonly Landed[]): void {
     this.#recording -= group.length;
     release(group);
-    this.#startParked();
+    this.startParked();
   }
 
   /** They could not be recorded (the connection was lost): they wait for the next one. */
@@ -298,7 +307,7 @@ function keyOf(row: Claimed['row']): WaitingKey | undefined {
   const orderingKey = row.extras?.orderingKey;
   return orderingKey === undefined
     ? undefined
-    : { requester: roleOf(row), orderingKey, origin: originOf(row.url), firstId: null };
+    : { requester: roleOf(row), orderingKey, origin: laneNameOf(row), firstId: null };
 }
 
 /** Their bodies are no longer needed. */

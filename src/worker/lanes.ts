@@ -1,7 +1,10 @@
+import type { Verdict } from '../core/breaker.ts';
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { originOf } from '../core/urls.ts';
 import { type Part, roleOf } from '../store/claim.ts';
+import type { Bounds } from './bounds.ts';
+import type { Meters } from './meters.ts';
 
 /** How many requests may be in flight, over all and to one origin. */
 export type Slots = { readonly total: number; readonly perOrigin: number };
@@ -24,16 +27,21 @@ type Traffic = {
 const nothing: Readonly<Traffic> = Object.freeze({ inAir: 0, landed: 0 });
 
 /** The requests of one role. */
-type Role = Traffic & { readonly id: number; readonly lanes: Map<string, Lane> };
+type Role = Traffic & { readonly id: number; readonly lanes: Map<string, Lane>; parked: number };
 
 /** What all roles have in the air to one origin; `lanes`: how many of them there are. */
 type Origin = { inAir: number; lanes: number };
 
-/** What one role sends to one origin. */
+/** What one role sends to one origin, with one limit_key or none. */
 export type Lane = Traffic & {
   readonly role: Role;
+  /** The origin and, behind a slash, the limit_key: as {@link Part} has it. */
+  readonly name: string;
   readonly origin: string;
+  readonly limitKey: string | undefined;
   readonly beside: Origin;
+  /** The limits that it obeys; undefined: there are none. */
+  bounds: Bounds | undefined;
   /** Claimed and waiting for room, in the order of their claims. */
   readonly parked: Claimed[];
 };
@@ -48,6 +56,12 @@ const rolePerFreeSlot = 15;
 const lanePerFreeSlot = 4;
 /** From so many slots on, one stays free of a role that holds others. */
 const slotsForReserve = 4;
+
+/**
+ * A role of which so many are parked (behind limits: shares let it come to less) has no more claimed until some of them have
+ * gone. Requests take memory, and some of them must be here that nothing holds up.
+ */
+const parkedPerRoleMax = 1_000;
 
 /** How many more may begin beside those in the air. Each one takes a free slot away, and with it a part of the share. */
 function share(perFreeSlot: number, freeSlots: number, inAir: number): number {
@@ -66,6 +80,7 @@ export class Lanes {
   readonly #roles = new Map<number, Role>();
   readonly #origins = new Map<string, Origin>();
   #parked = 0;
+  #meters: Meters | undefined;
 
   /** `freeSlots` says how many there are now. */
   constructor(freeSlots: () => number) {
@@ -75,6 +90,20 @@ export class Lanes {
   /** How many requests are parked. */
   get parked(): number {
     return this.#parked;
+  }
+
+  /** The limits; undefined: there are none. What is in the air and parked counts by the new ones from now on. */
+  set meters(meters: Meters | undefined) {
+    this.#meters = meters;
+    for (const lane of this.#all()) {
+      this.#bind(lane);
+      lane.bounds?.adopt(lane.inAir, lane.parked.length);
+    }
+  }
+
+  #bind(lane: Lane): void {
+    lane.bounds = this.#meters?.boundsOf(lane.origin, lane.limitKey);
+    if (lane.bounds !== undefined) lane.bounds.lanes += 1;
   }
 
   get allParked(): readonly Claimed[] {
@@ -89,15 +118,18 @@ export class Lanes {
   of(row: Claimed['row']): Lane {
     const id = roleOf(row);
     const origin = originOf(row.url);
-    const known = this.#roles.get(id)?.lanes.get(origin);
+    const limitKey = row.extras?.limitKey;
+    const name = laneNameOf(row);
+    const known = this.#roles.get(id)?.lanes.get(name);
     if (known !== undefined) {
       return known;
     }
-    const role = this.#roles.get(id) ?? { id, lanes: new Map(), inAir: 0, landed: 0 };
+    const role = this.#roles.get(id) ?? { id, lanes: new Map(), inAir: 0, landed: 0, parked: 0 };
     const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
-    const lane: Lane = { role, origin, beside, inAir: 0, landed: 0, parked: [] };
+    const lane: Lane = { role, name, origin, limitKey, beside, bounds: undefined, inAir: 0, landed: 0, parked: [] };
+    this.#bind(lane);
     beside.lanes += 1;
-    role.lanes.set(origin, lane);
+    role.lanes.set(name, lane);
     this.#roles.set(id, role);
     this.#origins.set(origin, beside);
     return lane;
@@ -118,29 +150,33 @@ export class Lanes {
   }
 
   /** As far as the lane goes: where its role has no room, as if there were room for one. */
-  #roomOfLane({ inAir, beside }: Pick<Lane, 'inAir' | 'beside'>, roomOfRole: number): number {
-    return Math.min(share(lanePerFreeSlot, Math.max(roomOfRole, 1), inAir), this.slots.perOrigin - beside.inAir);
+  #roomOfLane({ inAir, beside, bounds }: Pick<Lane, 'inAir' | 'beside' | 'bounds'>, roomOfRole: number): number {
+    const room = Math.min(share(lanePerFreeSlot, Math.max(roomOfRole, 1), inAir), this.slots.perOrigin - beside.inAir);
+    return bounds === undefined ? room : Math.min(room, bounds.room);
   }
 
-  /** How many requests of a role to an origin could begin now; those that are parked go before. */
-  roomFor(id: number, origin: string): number {
+  /** How many requests of a role's lane could begin now; those that are parked go before. */
+  roomFor(id: number, name: string): number {
     const role = this.#roles.get(id);
-    const lane = role?.lanes.get(origin);
+    const lane = role?.lanes.get(name);
+    const [origin = ''] = name.split('/', 1);
     const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
     const roomOfRole = this.#roomOfRole(role ?? nothing);
-    const roomOfLane = this.#roomOfLane(lane ?? { inAir: 0, beside }, roomOfRole);
+    const roomOfLane = this.#roomOfLane(lane ?? { inAir: 0, beside, bounds: undefined }, roomOfRole);
     return Math.min(this.#freeSlots(), roomOfRole, roomOfLane) - (lane?.parked.length ?? 0);
   }
 
-  /** One of the lane begins. */
-  enter(lane: Lane): void {
+  /** One of the lane begins. Returns whether it is the probe of a breaker. */
+  enter(lane: Lane): boolean {
     lane.inAir += 1;
     lane.beside.inAir += 1;
     lane.role.inAir += 1;
+    return lane.bounds?.enter() === true;
   }
 
   /** One of the lane has landed, or is given up. */
-  leave(lane: Lane, hasLanded: boolean): void {
+  leave(lane: Lane, hasLanded: boolean, isProbe: boolean, verdict: Verdict | undefined): void {
+    lane.bounds?.leave(verdict, isProbe);
     lane.inAir -= 1;
     lane.beside.inAir -= 1;
     lane.role.inAir -= 1;
@@ -151,11 +187,12 @@ export class Lanes {
     this.#dropIfEmpty(lane);
   }
 
-  #dropIfEmpty({ role, origin, beside, inAir, parked }: Lane): void {
+  #dropIfEmpty({ role, name, origin, beside, bounds, inAir, parked }: Lane): void {
     if (inAir > 0 || parked.length > 0) {
       return;
     }
-    role.lanes.delete(origin);
+    if (bounds !== undefined) bounds.lanes -= 1;
+    role.lanes.delete(name);
     if (role.lanes.size === 0) {
       this.#roles.delete(role.id);
     }
@@ -168,18 +205,25 @@ export class Lanes {
   /** Keeps a request until its lane has room. Returns the parts of the queue of which there is too much: one or both. */
   park(lane: Lane, claimed: Claimed): readonly Part[] {
     lane.parked.push(claimed);
-    this.#parked += 1;
+    this.#leftParked(lane, 1);
     return this.#shortOfRoom(lane);
   }
 
-  #shortOfRoom({ role, origin, beside }: Lane): readonly Part[] {
+  /** So many more of the lane are parked, or fewer. */
+  #leftParked({ role, bounds }: Lane, requests: number): void {
+    this.#parked += requests;
+    role.parked += requests;
+    bounds?.park(requests);
+  }
+
+  #shortOfRoom({ role, name, beside, bounds }: Lane): readonly Part[] {
     const parts: Part[] = [];
     const roleIsAtItsShare = this.#roomOfRole(role) <= 0;
-    if (roleIsAtItsShare) {
+    if (roleIsAtItsShare || role.parked >= parkedPerRoleMax) {
       parts.push({ role: role.id, origin: undefined });
     }
-    if (!roleIsAtItsShare || beside.inAir >= this.slots.perOrigin) {
-      parts.push({ role: role.id, origin });
+    if (!roleIsAtItsShare || beside.inAir >= this.slots.perOrigin || (bounds !== undefined && bounds.room <= 0)) {
+      parts.push({ role: role.id, origin: name });
     }
     return parts;
   }
@@ -206,9 +250,9 @@ export class Lanes {
           if (claimed === undefined) {
             continue;
           }
-          this.#parked -= 1;
+          this.#leftParked(lane, -1);
           moveToEnd(this.#roles, role.id, role);
-          moveToEnd(role.lanes, lane.origin, lane);
+          moveToEnd(role.lanes, lane.name, lane);
           return { lane, claimed };
         }
       }
@@ -222,10 +266,10 @@ export class Lanes {
     for (const lane of this.#all()) {
       const kept = lane.parked.filter((parked) => !condition(parked));
       taken.push(...lane.parked.filter(condition));
+      this.#leftParked(lane, kept.length - lane.parked.length);
       lane.parked.splice(0, lane.parked.length, ...kept);
       this.#dropIfEmpty(lane);
     }
-    this.#parked -= taken.length;
     return taken;
   }
 
@@ -234,25 +278,31 @@ export class Lanes {
    * landed since the last time, so that they are here when others land. Of what does not land, that is none; of a lane of which
    * nothing is here, at least one, so that it has its turns.
    */
-  wantedOf({ role: id, origin }: Part): number {
+  wantedOf({ role: id, origin: name }: Part): number {
     const role = this.#roles.get(id);
+    const lane = name === undefined ? undefined : role?.lanes.get(name);
+    if (role !== undefined && role.parked >= parkedPerRoleMax && lane === undefined) {
+      return 0;
+    }
     const roomOfRole = this.#roomOfRole(role ?? nothing);
     const room = Math.min(this.#freeSlots(), roomOfRole);
     const waiting = role === undefined ? 0 : this.#waitingForRole(role, roomOfRole);
-    if (origin === undefined) {
+    if (name === undefined) {
       return this.#wanted(room, role ?? nothing, waiting);
     }
-    const lane = role?.lanes.get(origin);
     if (lane !== undefined) {
-      return this.#wanted(Math.min(room, this.#roomOfLane(lane, roomOfRole)), lane, lane.parked.length);
+      const roomOfLane = Math.min(room, this.#roomOfLane(lane, roomOfRole));
+      return this.#wanted(roomOfLane, lane, lane.parked.length, lane.bounds?.ahead);
     }
+    const [origin = ''] = name.split('/', 1);
     const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
-    const roomOfLane = this.#roomOfLane({ inAir: 0, beside }, roomOfRole);
+    const roomOfLane = this.#roomOfLane({ inAir: 0, beside, bounds: undefined }, roomOfRole);
     return Math.max(Math.min(room, roomOfLane), waiting < this.slots.total ? 1 : 0);
   }
 
-  #wanted(room: number, { landed }: Readonly<Traffic>, parked: number): number {
-    const ahead = Math.min(landed, this.slots.total);
+  /** `aheadOfLimits`: how many are to be here though none may have landed, because limits let requests begin by themselves. */
+  #wanted(room: number, { landed }: Readonly<Traffic>, parked: number, aheadOfLimits = 0): number {
+    const ahead = Math.min(Math.max(landed, aheadOfLimits), this.slots.total);
     return parked * 2 > ahead ? 0 : Math.max(room, 0) + ahead - parked;
   }
 
@@ -268,13 +318,19 @@ export class Lanes {
   }
 
   /** A look for more of that part of the queue begins. */
-  looking({ role: id, origin }: Part): void {
+  looking({ role: id, origin: name }: Part): void {
     const role = this.#roles.get(id);
-    const looked = origin === undefined ? role : role?.lanes.get(origin);
+    const looked = name === undefined ? role : role?.lanes.get(name);
     if (looked !== undefined) {
       looked.landed = 0;
     }
   }
+}
+
+/** A lane's name among those of its role, as the claim writes it: the origin, and the limit key where there is one. */
+export function laneNameOf({ url, extras }: Pick<QueueRow, 'url' | 'extras'>): string {
+  const limitKey = extras?.limitKey;
+  return limitKey === undefined ? originOf(url) : `${originOf(url)}/${limitKey}`;
 }
 
 function moveToEnd<K, V>(map: Map<K, V>, key: K, value: V): void {

@@ -11,13 +11,14 @@ export function hasNewOrder(asked: Asked, obeyed: Asked): boolean {
     asked.restarts > obeyed.restarts ||
     (asked.isPaused && !obeyed.isPaused) ||
     asked.hasPolicies !== obeyed.hasPolicies ||
+    asked.limits !== obeyed.limits ||
     asked.settings !== obeyed.settings
   );
 }
 
 /**
  * Notifications that a restart was asked for. Any login may notify any channel, so they are a hint: what counts is what is
- * asked (net.worker_restart, net.set_paused, net.policy). However many come, few questions are asked.
+ * asked (net.worker_restart, net.set_paused, net.policy, net.limits). However many come, few questions are asked.
  */
 export class RestartNotices {
   readonly #db: Session;

@@ -1,3 +1,4 @@
+import { parseLimits } from '../core/limits.ts';
 import type { Database } from '../postgres/database.ts';
 import { type Claimed, claim } from '../store/claim.ts';
 import type { Asked } from '../store/register.ts';
@@ -7,7 +8,9 @@ import type { Settled } from '../store/settle.ts';
 import { type BacklogLook, Backlogs } from './backlogs.ts';
 import type { Flights } from './flights.ts';
 import { Lease } from './lease.ts';
+import { Limits } from './limits.ts';
 import { Lookout } from './lookout.ts';
+import { Meters } from './meters.ts';
 import { Ordered } from './ordered.ts';
 import type { Orders } from './orders.ts';
 import { Recorder } from './recorder.ts';
@@ -33,6 +36,8 @@ export type ServiceContext = {
   readonly orders: Orders;
   /** A monotonic clock, in milliseconds. */
   readonly now: () => number;
+  /** Gives numbers in [0, 1). */
+  readonly random: () => number;
   readonly onRecorded: (ids: readonly bigint[]) => void;
   /** Functions may be due to be called. */
   readonly lookForCallbacks: () => void;
@@ -59,6 +64,7 @@ export class Service {
   readonly #backlogs = new Backlogs();
   readonly #ordered: Ordered;
   readonly #recorder: Recorder;
+  readonly #limits: Limits | undefined;
   readonly #lease: Lease;
   readonly #beganMs: number;
   #lastActiveMs: number;
@@ -93,6 +99,7 @@ export class Service {
     context.flights.sendRules = { ...sendRules, mayBegin: () => context.flights.mayBegin(context.workerId) };
     context.flights.terms = context.settings.terms;
     context.flights.mayBegin = (id) => id === context.workerId && this.#lease.isSureAt(context.now());
+    this.#limits = this.#obeyLimits();
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.useSession(context.db);
     for (const part of context.flights.parkedParts) {
@@ -115,6 +122,28 @@ export class Service {
         ),
       onFailure: (error) => this.#fail(error),
     });
+  }
+
+  /** Of most databases there are none: then nothing is looked at. */
+  #obeyLimits(): Limits | undefined {
+    const { flights, obeyed, signal } = this.#c;
+    const rows = parseLimits(obeyed.limits);
+    const meters = rows.length === 0 ? undefined : new Meters(rows);
+    flights.meters = meters;
+    if (meters === undefined) {
+      return undefined;
+    }
+    return new Limits({
+      ...this.#c,
+      meters,
+      onRoom: () => signal.raise(),
+      onFailure: (error) => this.#fail(error),
+    });
+  }
+
+  /** A breaker has opened or closed. */
+  breakersChanged(): void {
+    this.#limits?.doubtBreakers();
   }
 
   #fail(error: unknown): void {
@@ -405,6 +434,7 @@ export class Service {
     this.#isEnded = true;
     this.#c.flights.useSession(undefined);
     this.#c.signal.raise();
+    await this.#limits?.end();
     await this.#recorder.end();
   }
 }

@@ -5,7 +5,7 @@ import { noSecrets, type Secrets } from '../secrets/secrets.ts';
 import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, detach, type Registration, register } from '../store/register.ts';
-import { promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
+import { breakersChannel, promiseChannel, restartChannel, wakeChannel } from '../store/wake.ts';
 import { Callbacks } from './callbacks.ts';
 import { ConnectionOrders } from './connection-orders.ts';
 import { Flights } from './flights.ts';
@@ -246,6 +246,9 @@ export class Worker extends EventEmitter<WorkerEvents> {
     const restarts = new RestartNotices(db, orders);
     try {
       const listens = await this.#listen(db, restarts, () => service);
+      if (listens && asked.limits !== null) {
+        await db.listen(breakersChannel, () => service?.breakersChanged());
+      }
       const registration = await this.#register(db, listens);
       const obeyed = { ...asked, isPaused: installation.paused !== null, hasPolicies };
       restarts.obeyed(obeyed);
@@ -264,6 +267,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         signal,
         orders,
         now: () => this.#now(),
+        random: this.#parts.random ?? Math.random,
         onRecorded: (ids) => this.emit('recorded', ids),
         lookForCallbacks: () => callbacks.look(),
         onDrained: () => void this.#tellDrained(callbacks.idle()),

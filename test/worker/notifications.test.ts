@@ -72,7 +72,7 @@ describe('a flood of notifications', () => {
     for (let i = 0; i < 1_000; i++) notices.noticed();
     expect(names).toEqual([]);
     // Registering tells how many had been asked for; what was heard before is asked then.
-    notices.obeyed({ restarts: 7n, isPaused: false, hasPolicies: false, settings: '' });
+    notices.obeyed({ restarts: 7n, isPaused: false, hasPolicies: false, limits: null, settings: '' });
     for (let i = 0; i < 1_000; i++) notices.noticed();
     await until(() => names.length === 2, 'the question after the last of them');
     expect(orders.restart).toBe(false);
