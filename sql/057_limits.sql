@@ -103,8 +103,9 @@ create function net._limits()
   language sql
   stable
   parallel safe
+  set search_path = pg_catalog, pg_temp
 as $$
-  select pg_catalog.jsonb_agg(l order by l.host, l.key)::text from net.limits l
+  select jsonb_agg(l order by l.host, l.key)::text from net.limits l
 $$;
 
 -- What is counted of a host or a key. Unlogged: a crash of the server begins anew.
@@ -158,8 +159,8 @@ $$;
 
 -- How many of the requests that are wanted may be sent now, of each host, each key, or each pair of them (a null stands for
 -- what has no rate), and in how many milliseconds to ask for more. The generic cell rate algorithm: each request moves the time
--- at which the next one is due by 1 / rate. What was due up to 40 ms ago may be sent at once; what was due before has lapsed. So
--- whoever asks every 20 ms or so gets all that there is, and a second has no more than 4 % (and one request) too many.
+-- at which the next one is due by 1 / rate. What was due up to 30 ms ago may be sent at once; what was due before has lapsed. So
+-- whoever asks more often than that gets all that there is, and no second has more than 3 % (and one request) too many.
 -- API: private
 create function net._take_tokens(hosts text[], host_rates double precision[], keys text[], key_rates double precision[], wanted integer[])
   returns table (place integer, granted integer, wait_ms double precision)
@@ -170,7 +171,7 @@ create function net._take_tokens(hosts text[], host_rates double precision[], ke
 as $$
 declare
   now       timestamptz;
-  tolerance interval := interval '40 milliseconds';
+  tolerance interval := interval '30 milliseconds';
 begin
   perform net._lock_meters(array_remove(hosts || keys, null));
   now := clock_timestamp();
@@ -201,8 +202,8 @@ end
 $$;
 
 -- How many requests at a time of each of these hosts or keys the worker may have under way (`allowed`), of which it has `in_use`
--- already and would like to have `wants`. In sum no more than the limit are given out, and evenly to those who want more: a
--- remainder goes round by half seconds, so with more workers than requests each has its turns. `contended`: others wait.
+-- already and would like to have `wants`. In sum no more than the limit are given out, and evenly to those who want more. Where there are
+-- more of them than that, it goes round by seconds, so that each has its turns. `contended`: others wait.
 -- What a worker holds whose lease is over does not count.
 -- API: private
 create function net._hold_permits(worker bigint, meters text[], limits integer[], in_use integer[], wants integer[])
@@ -237,7 +238,9 @@ begin
           + case when (row_number() over (order by h.worker_id) + n.turn) % n.count < limits[i] % n.count then 1 else 0 end as share
       from holder h
       cross join (
-        select count(*) as count, floor(extract(epoch from now) * 2)::bigint as turn from holder w where w.wants > 0
+        select count(*) as count, case when count(*) > limits[i] then floor(extract(epoch from now))::bigint else 0 end as turn
+        from holder w
+        where w.wants > 0
       ) n
       where h.wants > 0
     ),
@@ -285,8 +288,8 @@ create view net.breakers as
     s.since,
     case when s.state <> 'closed' then s.retry_at end as retry_at,
     -- Of the last minute before it opened, or as it was last told.
-    coalesce((select sum((t.value ->> 1)::integer) from pg_catalog.jsonb_array_elements(s.tallies) t), 0)::integer as failures,
-    coalesce((select sum((t.value ->> 2)::integer) from pg_catalog.jsonb_array_elements(s.tallies) t), 0)::integer as total
+    coalesce((select pg_catalog.sum((t.value ->> 1)::integer) from pg_catalog.jsonb_array_elements(s.tallies) t), 0)::integer as failures,
+    coalesce((select pg_catalog.sum((t.value ->> 2)::integer) from pg_catalog.jsonb_array_elements(s.tallies) t), 0)::integer as total
   from net.limit_state s
   where s.tallies is not null;
 comment on view net.breakers is 'The breakers of hosts and keys, and whether requests are sent or wait';

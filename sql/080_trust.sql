@@ -33,8 +33,9 @@ create policy own_attempts on net.attempts for select to public
 create policy own_kept on net.kept_requests for select to public
   using (pg_catalog.pg_has_role(login_role, 'USAGE') or pg_catalog.pg_has_role(set_role, 'USAGE'));
 create policy own_callbacks on net.callbacks for select to public using (pg_catalog.pg_has_role(requester, 'USAGE'));
--- A limit is no secret, nor is a policy.
-create policy every_limit_row on net.limits for select to public using (true);
+-- A limit is nobody's: the rights on the table decide.
+create policy every_limit_row on net.limits to public using (true) with check (true);
+-- A policy is no secret.
 create policy every_retry_policy on net.retry_policy for select to public using (true);
 create policy own_limits on net.queue_limit for select to public
   using (role is null or pg_catalog.pg_has_role(role, 'USAGE'));

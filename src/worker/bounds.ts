@@ -28,10 +28,10 @@ export class Meter {
 }
 
 /** How long to wait with the next question where fewer were granted than wanted; doubled while there are none. */
-const tokensFirstMs = 20;
-const tokensLastMs = 80;
+const tokensFirstMs = 12;
+const tokensLastMs = 48;
 /** So long what was granted may be used. */
-const tokensLastForMs = 50;
+const tokensLastForMs = 20;
 
 /** What the requests to one host, under one key, obey together. */
 export class Bounds {

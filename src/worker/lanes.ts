@@ -286,9 +286,8 @@ export class Lanes {
     }
     const roomOfRole = this.#roomOfRole(role ?? nothing);
     const room = Math.min(this.#freeSlots(), roomOfRole);
-    const waiting = role === undefined ? 0 : this.#waitingForRole(role, roomOfRole);
     if (name === undefined) {
-      return this.#wanted(room, role ?? nothing, waiting);
+      return this.#wanted(room, role ?? nothing, role === undefined ? 0 : this.#waitingForRole(role, roomOfRole));
     }
     if (lane !== undefined) {
       const roomOfLane = Math.min(room, this.#roomOfLane(lane, roomOfRole));
@@ -297,7 +296,9 @@ export class Lanes {
     const [origin = ''] = name.split('/', 1);
     const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
     const roomOfLane = this.#roomOfLane({ inAir: 0, beside, bounds: undefined }, roomOfRole);
-    return Math.max(Math.min(room, roomOfLane), waiting < this.slots.total ? 1 : 0);
+    const mayHaveTurn =
+      role === undefined || role.parked < this.slots.total || this.#waitingForRole(role, roomOfRole) < this.slots.total;
+    return Math.max(Math.min(room, roomOfLane), mayHaveTurn ? 1 : 0);
   }
 
   /** `aheadOfLimits`: how many are to be here though none may have landed, because limits let requests begin by themselves. */

@@ -31,6 +31,7 @@ describe('on a server of its own', () => {
     ['retries', ['with retries / plain (median of rounds)']],
     ['idle', ['statements while idle']],
     ['ordering', ['ordered / plain (median of rounds)']],
+    ['limits', ['requests/s, to the limit', 'at a time, at most']],
   ])('bench/%s.mjs', { timeout: 60_000 }, async (name, keys) => {
     const report = await smoke(name);
     expect(report).toMatchObject({ benchmark: name, rows: expect.arrayContaining([expect.anything()]) });
