@@ -159,8 +159,8 @@ $$;
 
 -- How many of the requests that are wanted may be sent now, of each host, each key, or each pair of them (a null stands for
 -- what has no rate), and in how many milliseconds to ask for more. The generic cell rate algorithm: each request moves the time
--- at which the next one is due by 1 / rate. What was due up to 30 ms ago may be sent at once; what was due before has lapsed. So
--- whoever asks more often than that gets all that there is, and no second has more than 3 % (and one request) too many.
+-- at which the next one is due by 1 / rate. What was due up to 45 ms ago may be sent at once; what was due before has lapsed. So
+-- whoever asks more often than that gets all that there is, and no second has more than 4.5 % (and one request) too many.
 -- API: private
 create function net._take_tokens(hosts text[], host_rates double precision[], keys text[], key_rates double precision[], wanted integer[])
   returns table (place integer, granted integer, wait_ms double precision)
@@ -171,7 +171,7 @@ create function net._take_tokens(hosts text[], host_rates double precision[], ke
 as $$
 declare
   now       timestamptz;
-  tolerance interval := interval '30 milliseconds';
+  tolerance interval := interval '45 milliseconds';
 begin
   perform net._lock_meters(array_remove(hosts || keys, null));
   now := clock_timestamp();

@@ -3,4 +3,5 @@
 select pg_catalog.pg_extension_config_dump('net.policy', '');
 select pg_catalog.pg_extension_config_dump('net.queue_limit', '');
 select pg_catalog.pg_extension_config_dump('net.retry_policy', '');
+select pg_catalog.pg_extension_config_dump('net.limits', '');
 select pg_catalog.pg_extension_config_dump('net.gate', '');

@@ -12,6 +12,7 @@ import { claim } from '../../src/store/claim.ts';
 import { claimOrdered, findWaitingKeys, firstKey, forgetKeys } from '../../src/store/claim-ordered.ts';
 import { expire, nextExpiryMs } from '../../src/store/expire.ts';
 import { inspectInstallation } from '../../src/store/installation.ts';
+import { forgetUnusedLimits, holdPermits, reportOutcomes, takeTokens } from '../../src/store/limits.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../../src/store/reclaim.ts';
 import { deregister, detach, register, renewLease } from '../../src/store/register.ts';
 import { release } from '../../src/store/release.ts';
@@ -81,9 +82,13 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   must(bound?.hostRules?.length === 1, 'the rules of others are hidden');
   must(!(await readHasPolicies(db)), 'there are policies still');
   must((await admin.query('select net._is_open() as o')).rows[0].o === true, 'the gate stays closed');
+  await admin.query(`insert into net.limits (host, concurrency) values ('h', 2)`);
   const id = await enrol(db, 'one');
   const dead = await enrol(db, 'dead');
-  must((await renewLease(db, id, leaseMs)) !== null, 'the lease is not renewed');
+  const asked = await renewLease(db, id, leaseMs);
+  must(asked !== null, 'the lease is not renewed');
+  must(asked?.limits?.includes('"concurrency": 2') === true, 'the limits are hidden');
+  await admin.query('delete from net.limits');
   await refuseUnreadable(db);
 
   // Of the six: one is held by a worker that dies, one is given back, one is claimed by a connection that is lost.
@@ -147,6 +152,16 @@ async function work(db: Database, admin: pg.Client): Promise<void> {
   must((await reclaimOrphans(db)) === 1, 'the orphan is not free');
 
   await makeCalls(db, admin);
+  const permits = { meter: 'host h', limit: 2, inUse: 0, wants: 3 };
+  must((await holdPermits(db, id, [permits]))[0]?.allowed === 2, 'there are no permits');
+  must((await holdPermits(db, id, [{ ...permits, wants: 0 }]))[0]?.allowed === 0, 'permits are not given back');
+  const tokens = { hostMeter: 'host h', hostRate: 1, keyMeter: null, keyRate: null, wanted: 1 };
+  must((await takeTokens(db, [tokens]))[0]?.granted === 1, 'there are no tokens');
+  const outcomes = { meter: 'host h', failures: 10, total: 10, probe: undefined, wantsProbe: false };
+  must((await reportOutcomes(db, [outcomes], Math.random))[0]?.state === 'open', 'a breaker does not open');
+  await admin.query(`update net.limit_state set used_at = 'epoch'`);
+  await forgetUnusedLimits(db);
+  must((await admin.query('select from net.limit_state')).rowCount === 0, 'what nobody uses is remembered');
 
   await announcePromise(db);
   await promise(db, 1_000);

@@ -61,6 +61,7 @@ describe.each(availableMajors())('the extension on PostgreSQL %i', (major) => {
       ),
     ).toEqual([
       { dumped: 'net.gate' },
+      { dumped: 'net.limits' },
       { dumped: 'net.policy' },
       { dumped: 'net.queue_limit' },
       { dumped: 'net.retry_policy' },
