@@ -12,19 +12,19 @@ await benchmark(
     rate: { type: 'string', default: '200' },
     concurrency: { type: 'string', default: '10' },
   },
-  async ({ sql, number, empty, ownWorker, say }) => {
+  async ({ sql, number, smoke, empty, ownWorker, say }) => {
     const workers = number('workers', 2);
-    const seconds = number('seconds', 1);
+    const seconds = number('seconds', 0.5);
     const rate = number('rate', 200);
     const concurrency = number('concurrency', 10);
     const answerMs = 100;
     await sql.query('create extension if not exists pg_stat_statements');
     const receiver = await startReceiver();
     try {
-      const one = await underLimits({ count: 1, rate });
       const rates = await underLimits({ count: workers, rate });
-      const oneAtATime = await underLimits({ count: 1, concurrency });
       const atATime = await underLimits({ count: workers, concurrency });
+      const one = smoke ? rates : await underLimits({ count: 1, rate });
+      const oneAtATime = smoke ? atATime : await underLimits({ count: 1, concurrency });
       return {
         measured: {
           workers,

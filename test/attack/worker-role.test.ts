@@ -64,7 +64,7 @@ async function enrol(db: Database, name: string): Promise<bigint> {
 async function work(db: Database, admin: pg.Client): Promise<void> {
   await admin.query(`
     truncate net.http_request_queue, net._http_response, net.kept_requests, net.worker, net.attempts, net.idempotency_keys,
-      net.ordering_keys;
+      net.ordering_keys, net.limits, net.limit_state, net.limit_holders;
     insert into net.idempotency_keys values (10, 'k', 1, now());
     select setval('net.wake_promise', 1);
     select net.http_get('http://h/' || n) from generate_series(1, 6) n`);
