@@ -75,7 +75,7 @@ await benchmark(
         [`${receiver.url}/${limit === undefined ? answerMs : 0}`, Math.ceil(expected * (seconds + 3) * 1.2)],
       );
       // What comes while the workers begin is not what is asked about.
-      await sleep(500);
+      await sleep(smoke ? 300 : 2_500);
       const before = await statements();
       const { arrivals, most } = await receiver.record(seconds * 1_000);
       const made = (await statements()) - before;

@@ -67,7 +67,13 @@ describe('a flood of notifications', () => {
   test('of restarts that nobody asked for asks few questions; one that was asked for is obeyed', async () => {
     let restarts = 7n;
     const orders = { restart: false };
-    const { db, names } = fakeSession(() => ({ restarts, is_paused: false, has_policies: false, limits: null, settings: '' }));
+    const { db, names } = fakeSession(() => ({
+      restarts,
+      is_paused: false,
+      has_policies: false,
+      limits: null,
+      settings: '',
+    }));
     const notices = new RestartNotices(db, orders);
     for (let i = 0; i < 1_000; i++) notices.noticed();
     expect(names).toEqual([]);
