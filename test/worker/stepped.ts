@@ -148,6 +148,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
   let ahead = 0;
   const service = new Service({
     db: gate.wrap(db),
+    random: Math.random,
     workerId: registration.workerId,
     obeyed: registration.asked,
     settings: { ...defaultSettings, batchSize: 4 },
