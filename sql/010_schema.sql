@@ -134,7 +134,10 @@ create unlogged table net.http_request_queue (
   constraint http_request_queue_pkey primary key (id)
 ) with (fillfactor = 60);
 
-create index http_request_queue_due_at_idx on net.http_request_queue (due_at) where due_at is not null;
+-- By the id, too: a million requests may be due at the same instant, and a walk over them goes on where it stopped.
+create index http_request_queue_due_at_idx on net.http_request_queue (due_at, id) where due_at is not null;
+create index http_request_queue_priority_idx on net.http_request_queue (priority desc, id)
+  where priority is not null and due_at is null;
 
 -- What the worker is told of a request beyond its columns: JSON, or null where there is nothing. Written so that it is inlined.
 -- API: private

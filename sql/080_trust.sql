@@ -199,6 +199,8 @@ begin
         net.redeliver(bigint), net._redeliver(net._caller, bigint),
         net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
         net._redeliver_where(net._caller, text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
+        net.cancel(bigint),
+        net._cancel(net._caller, bigint),
         net.wake(),
         net.worker_restart(),
         net.wait_until_running(),
@@ -257,7 +259,7 @@ begin
       net.redeliver(bigint), net._redeliver(net._caller, bigint),
       net.redeliver_where(text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
       net._redeliver_where(net._caller, text, text, timestamptz, timestamptz, text, text, boolean, numeric, integer),
-      net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
+      net.cancel(bigint), net._cancel(net._caller, bigint), net.set_paused(boolean), net.wake(), net.worker_restart(), net.wait_until_running(),
       net._refuse_endless_wait(), net.check_worker_is_up(),
       -- What `pgfetch status` and `pgfetch doctor` read the settings by.
       net._interval_or_null(text), net._bytes_or_null(text) to net_admin;

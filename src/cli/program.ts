@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { version } from '../config/version.ts';
 import { addAdoptCommand } from './adopt.ts';
 import { collect } from './arguments.ts';
+import { addCancelCommand } from './cancel.ts';
 import { addDevCommand } from './dev.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addEchoCommand } from './echo.ts';
@@ -45,6 +46,7 @@ Examples:
     addWorkerCommand,
     addStatusCommand,
     addDoctorCommand,
+    addCancelCommand,
     addPauseCommand,
     addResumeCommand,
     addRedeliverCommand,

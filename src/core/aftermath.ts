@@ -74,17 +74,19 @@ export function aftermathOf(
   const attempt = (extras?.attempts ?? 0) + 1;
   const policy = retryPolicyOf(row, terms);
   const retry = { policy, attempt, sinceFirstMs: endedAtMs - (extras?.firstSentAtMs ?? startedAtMs) };
-  const { delayMs, isRetryable } = hasFailed
-    ? retryAfterMs(outcome, retry, endedAtMs, random)
-    : { delayMs: undefined, isRetryable: false };
-  const state = !hasFailed ? 'succeeded' : isCancelled(outcome) ? 'cancelled' : isRetryable ? 'dead' : 'failed';
-  const blocksKey = hasFailed && delayMs === undefined && state !== 'cancelled' && extras?.blocksKey === true;
+  const wasCancelled = isCancelled(outcome);
+  const { delayMs, isRetryable } =
+    hasFailed && !wasCancelled
+      ? retryAfterMs(outcome, retry, endedAtMs, random)
+      : { delayMs: undefined, isRetryable: false };
+  const state = !hasFailed ? 'succeeded' : wasCancelled ? 'cancelled' : isRetryable ? 'dead' : 'failed';
+  const blocksKey = hasFailed && delayMs === undefined && !wasCancelled && extras?.blocksKey === true;
   // What blocks its key stays in the queue, and can be sent again from there.
   const isKept =
-    !blocksKey &&
-    (terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed && state !== 'cancelled'));
+    !blocksKey && (terms.keepRequests === 'all' || (terms.keepRequests === 'failed' && hasFailed && !wasCancelled));
   const keep = extras?.keep ?? 'full';
-  const callback = hasFailed ? extras?.onError : extras?.onSuccess;
+  // Whoever cancelled it knows.
+  const callback = wasCancelled ? undefined : hasFailed ? extras?.onError : extras?.onSuccess;
   const hasAftermath =
     delayMs !== undefined || isKept || attempt > 1 || keep !== 'full' || callback !== undefined || blocksKey;
   if (!hasAftermath && extras?.label === undefined) {

@@ -73,5 +73,16 @@ export type Failure = {
 /** What became of a request. Failures are data: only bugs throw. */
 export type Outcome = Reply | Failure;
 
+/** What net.cancel makes of a request. */
+export const cancelledMessage = 'The request was cancelled';
+
 /** No time spent: for requests that were refused before anything was tried. */
 export const noTimings: Timings = Object.freeze({ dnsMs: 0, connectMs: 0, transferMs: 0, totalMs: 0 });
+
+/** Cancelled before anything was sent. */
+export const cancelled: Failure = Object.freeze({
+  kind: 'failure',
+  code: 'cancelled',
+  message: cancelledMessage,
+  timings: noTimings,
+});

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { Aftermath } from './aftermath.ts';
 import { decodeBody } from './decode.ts';
-import type { Outcome } from './outcome.ts';
+import { cancelledMessage, type Outcome } from './outcome.ts';
 import type { HeaderList, QueueRow } from './request.ts';
 import { hostOf } from './urls.ts';
 
@@ -203,5 +203,35 @@ export function unrecordable(settlement: Settlement, sqlstate: string): Settleme
     truncated: null,
     errorMessage: `The response (status ${settlement.statusCode ?? 'none'}) could not be recorded: the database refused it with SQLSTATE ${sqlstate}`,
     errorCode: 'failed',
+  };
+}
+
+/**
+ * The settlement of a request that was to be tried again and must not be: it was cancelled, or deleted, while the attempt was
+ * under way.
+ */
+export function cancelledInstead(settlement: Settlement): Settlement {
+  const { aftermath } = settlement;
+  return {
+    ...settlement,
+    statusCode: null,
+    contentType: null,
+    headersJson: null,
+    headerListJson: null,
+    content: null,
+    contentBytes: null,
+    body: null,
+    timedOut: false,
+    truncated: null,
+    errorMessage: cancelledMessage,
+    errorCode: 'cancelled',
+    aftermath: aftermath && {
+      ...aftermath,
+      state: 'cancelled',
+      retryInMs: undefined,
+      isKept: false,
+      callback: undefined,
+      blocksKey: false,
+    },
   };
 }

@@ -2,6 +2,7 @@ import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { AddressPolicy } from '../core/addresses.ts';
 import { Bag } from '../core/bag.ts';
+import type { Cancellation } from '../core/cancellation.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { Supply } from '../core/permits.ts';
 import { createProxyChoice, type ProxyOptions } from '../core/proxies.ts';
@@ -45,9 +46,9 @@ export type HttpClient = {
   /**
    * Sends a request and follows its redirects. Never rejects for anything a server, the network or the request can do:
    * failures are data. Settles by the request's deadline, counted from this call; a time-out of 0 or less has passed
-   * at once. An aborted `signal` cancels it. Without `rules`, {@link defaultSendRules} hold.
+   * at once. `cancellation` gives it up. Without `rules`, {@link defaultSendRules} hold.
    */
-  send(request: SendableRequest, rules?: SendRules, signal?: AbortSignal): Promise<Outcome>;
+  send(request: SendableRequest, rules?: SendRules, cancellation?: Cancellation): Promise<Outcome>;
   /** Cancels what is in flight, ends all sockets at once and resolves when the last has closed. Safe to call twice. */
   close(): Promise<void>;
 };
@@ -77,11 +78,11 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   let closed = false;
 
   return {
-    send(request, rules = defaultSendRules, signal) {
+    send(request, rules = defaultSendRules, cancellation) {
       return new Promise((resolve) => {
-        const sending = new Sending(context, request, rules, signal, resolve);
+        const sending = new Sending(context, request, rules, cancellation, resolve);
         if (closed) sending.cancel(problems.closed);
-        else if (signal?.aborted) sending.cancel(problems.cancelled);
+        else if (cancellation?.isAsked) sending.cancel(problems.cancelled);
         else sending.begin();
       });
     },

@@ -1,4 +1,5 @@
 import type { Bag } from '../core/bag.ts';
+import type { Cancellation } from '../core/cancellation.ts';
 import type { Failure, Outcome, Redirected } from '../core/outcome.ts';
 import type { Supply } from '../core/permits.ts';
 import { hostRulesDenial } from '../core/policy.ts';
@@ -50,7 +51,7 @@ export class Sending {
   readonly #limits: ReplyLimits;
   readonly #deadline: Deadline;
   readonly #resolve: (outcome: Outcome) => void;
-  readonly #signal: AbortSignal | undefined;
+  readonly #cancellation: Cancellation | undefined;
   /** Among those under way; undefined before and after. */
   #place: number | undefined;
   #hop: Hop | undefined;
@@ -63,7 +64,7 @@ export class Sending {
     context: SendingContext,
     request: SendableRequest,
     rules: SendRules,
-    signal: AbortSignal | undefined,
+    cancellation: Cancellation | undefined,
     resolve: (outcome: Outcome) => void,
   ) {
     this.#context = context;
@@ -74,7 +75,7 @@ export class Sending {
       largeBodies: context.largeBodies,
       holder: requesterOf(request.row),
     };
-    this.#signal = signal;
+    this.#cancellation = cancellation;
     this.#resolve = resolve;
     const { row, spentMs } = request;
     const expire = (): void => this.#fail(timedOut(row.timeoutMs, this.#deadline.timings()));
@@ -87,7 +88,7 @@ export class Sending {
       return;
     }
     this.#place = this.#context.underWay.add(this);
-    this.#signal?.addEventListener('abort', this.#abort);
+    this.#cancellation?.onAsked(this.#cancelAsAsked);
     this.#take(this.#context.firstHops.of(this.#request, this.#rules.decompress));
   }
 
@@ -96,7 +97,7 @@ export class Sending {
     this.#fail(failure(reason, this.#deadline.timings()));
   }
 
-  readonly #abort = (): void => this.cancel(problems.cancelled);
+  readonly #cancelAsAsked = (): void => this.cancel(problems.cancelled);
 
   #take(hop: Hop | Problem): void {
     if (hop.kind === 'problem') {
@@ -241,7 +242,7 @@ export class Sending {
       if (outcome.kind === 'reply') outcome.release?.();
       return;
     }
-    this.#signal?.removeEventListener('abort', this.#abort);
+    this.#cancellation?.onAsked(undefined);
     if (this.#place !== undefined) this.#context.underWay.remove(this.#place);
     this.#resolve(outcome);
     this.#deadline.end();

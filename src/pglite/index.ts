@@ -163,7 +163,7 @@ class Resident {
         await this.#untilInstalled(db);
         return db;
       },
-      send: (request, rules) => client.send(request, rules),
+      send: (request, rules, cancellation) => client.send(request, rules, cancellation),
       dispose: () => client.close(),
       secrets: createSecrets({ bindings: secrets, source: secretSource ?? { read: async () => undefined } }),
       name: 'PGlite',

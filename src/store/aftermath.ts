@@ -72,7 +72,7 @@ export async function recordAftermath(
 
 /**
  * Gives requests back to the queue that are to be tried again, and records their attempts. One that somebody has locked is left
- * alone, and one that a user has deleted is told. No row at all: we have lost our registration.
+ * alone; one that a user has deleted, or somebody has cancelled, is told. No row at all: we have lost our registration.
  */
 const retryStatement: Statement = {
   name: 'pgfetch_retry',
@@ -92,7 +92,7 @@ const retryStatement: Statement = {
     ),
     held as materialized (
       -- Found by an array and not by a join: this plan is kept, and was made for an almost empty queue.
-      select q.id
+      select q.id, q.cancel_asked is true as is_cancelled
       from net.http_request_queue q
       where q.id = any ($3::bigint[]) and q.claimed_by = $1 and exists (select from me)
       for update skip locked
@@ -108,7 +108,7 @@ const retryStatement: Statement = {
           q.first_sent_at,
           pg_catalog.to_timestamp(($6::double precision[])[pg_catalog.array_position($3::bigint[], q.id)] / 1000)
         )
-      where q.id = any (array(select h.id from held h))
+      where q.id = any (array(select h.id from held h where not h.is_cancelled))
       returning q.id, q.due_at
     ),
     attempted as (
@@ -128,6 +128,7 @@ const retryStatement: Statement = {
       g.id,
       case
         when exists (select from back b where b.id = g.id) then 'returned'
+        when exists (select from held h where h.id = g.id and h.is_cancelled) then 'cancelled'
         when not exists (select from net.http_request_queue q where q.id = g.id) then 'deleted'
         when exists (select from net.http_request_queue q where q.id = g.id and q.claimed_by = $1) then 'locked'
       end as state
@@ -139,6 +140,8 @@ export type PutBack = {
   readonly returned: readonly bigint[];
   /** Users have deleted them meanwhile: there is nothing to try again. */
   readonly deleted: readonly bigint[];
+  /** Somebody has cancelled them meanwhile: they are still ours, and must not be tried again. */
+  readonly cancelled: readonly bigint[];
   /** Somebody else has locked their rows: still ours, and nothing was done. */
   readonly locked: readonly bigint[];
 };
@@ -158,7 +161,12 @@ export async function putBackForRetry(
     settlements.map(({ aftermath }) => aftermath.startedAtMs),
   ]);
   const those = (state: string): bigint[] => rows.filter((row) => row.state === state).map(({ id }) => id);
-  return { returned: those('returned'), deleted: those('deleted'), locked: those('locked') };
+  return {
+    returned: those('returned'),
+    deleted: those('deleted'),
+    cancelled: those('cancelled'),
+    locked: those('locked'),
+  };
 }
 
 /** As `jsonb_to_recordset` takes it. */

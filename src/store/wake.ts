@@ -44,15 +44,6 @@ const horizonStatement: Statement = {
       (select q.last_value - case when q.is_called then 0 else 1 end as last_id from net.http_request_queue_id_seq q offset 0) given`,
 };
 
-// Those that are due already are for the next look, and must not hide the others.
-const nextDueStatement: Statement = {
-  name: 'pgfetch_next_due',
-  text: `
-    select (extract(epoch from pg_catalog.min(q.due_at) - pg_catalog.clock_timestamp()) * 1000)::double precision as due_ms
-    from net.http_request_queue q
-    where q.due_at > pg_catalog.statement_timestamp() and q.due_at < 'infinity' and q.claimed_by is null`,
-};
-
 /** Where the server's transactions stand. */
 export type Horizon = {
   /** Every transaction below this has ended, and its rows can be seen by any later snapshot. */
@@ -98,10 +89,4 @@ export async function horizon(session: Session): Promise<Horizon> {
     throw new Error('the horizon statement returned no row');
   }
   return { xmin: row.xmin, xmax: row.xmax, running: row.running.map(BigInt), lastId: row.last_id };
-}
-
-/** In how many milliseconds the next request falls due; null where none will. */
-export async function nextDueMs(session: Session): Promise<number | null> {
-  const [row] = await session.query<Row & { due_ms: number | null }>(nextDueStatement);
-  return row?.due_ms ?? null;
 }

@@ -1,4 +1,5 @@
-import { type Among, type Part, pairOf } from '../store/claim.ts';
+import { type Among, type DuePlace, type From, type Part, pairOf } from '../store/claim.ts';
+import { DueWalk } from './due-walk.ts';
 import type { Flights } from './flights.ts';
 
 /** A look into one backlog. */
@@ -6,16 +7,22 @@ export type BacklogLook = {
   readonly part: Part;
   /** Whose requests are its to take. */
   readonly among: Among;
-  readonly afterId: bigint;
+  readonly from: From;
   readonly wanted: number;
 };
 
 /** What a look has found: see `Claimed` in `src/store/claim.ts`. */
-type Found = { readonly rows: readonly unknown[]; readonly upToId: bigint | null };
+type Found = {
+  readonly rows: readonly unknown[];
+  readonly upToId: bigint | null;
+  readonly dueUpTo: DuePlace | null;
+};
 
 type Backlog = {
   /** Up to here its requests have been taken. */
   afterId: bigint;
+  /** Over those of its requests that are due. */
+  readonly due: DueWalk;
   /** From where on sweeps have gone by its requests; undefined: none has. */
   sweptFrom: bigint | undefined;
   /** Its looks have gone on beyond the mark, which stood here; undefined: they have not. */
@@ -33,10 +40,16 @@ export class Backlogs {
   readonly #open = new Map<number, Map<string | undefined, Backlog>>();
   /** What the passes ask for; undefined: everything. */
   #besides: Among | undefined;
+  #due: DueWalk | undefined;
 
   /** The requests of whoever has no backlog; undefined where nobody has one. */
   get besides(): Among | undefined {
     return this.#besides;
+  }
+
+  /** The walk of the passes and sweeps over what is due; undefined where nobody has a backlog. */
+  get due(): DueWalk | undefined {
+    return this.#due;
   }
 
   /** Requests of that part had to be parked while the low-water mark stood at `markId`. */
@@ -47,7 +60,9 @@ export class Backlogs {
       const whole = ofRole.get(undefined);
       ofRole.set(
         origin,
-        whole === undefined ? { afterId: markId, sweptFrom: undefined, strayedFrom: undefined } : { ...whole },
+        whole === undefined
+          ? { afterId: markId, due: new DueWalk(), sweptFrom: undefined, strayedFrom: undefined }
+          : { ...whole, due: new DueWalk() },
       );
       this.#open.set(role, ofRole);
       this.#changed();
@@ -58,6 +73,7 @@ export class Backlogs {
     const roles = [...this.#open].filter(([, ofRole]) => ofRole.has(undefined)).map(([role]) => role);
     const pairs = [...this.#open].flatMap(([role, ofRole]) => pairsOf(role, ofRole));
     this.#besides = this.#open.size === 0 ? undefined : { roles, rolesIncluded: false, pairs, pairsIncluded: false };
+    this.#due = this.#open.size === 0 ? undefined : (this.#due ?? new DueWalk());
   }
 
   /** A look of a sweep, from `afterId` on, has gone by the requests of all of them. */
@@ -72,13 +88,14 @@ export class Backlogs {
   }
 
   /** The next backlog of which requests are wanted: of each role in turn, and of its backlogs in turn. */
-  next(flights: Flights): BacklogLook | undefined {
+  next(flights: Flights, nowMs: number): BacklogLook | undefined {
     for (const [role, ofRole] of this.#open) {
-      for (const [origin, { afterId }] of ofRole) {
+      for (const [origin, { afterId, due, strayedFrom }] of ofRole) {
         const part = { role, origin };
         const wanted = flights.wantedOf(part);
         if (wanted > 0) {
-          return { part, among: amongOf(part, ofRole), afterId, wanted };
+          const from = { afterId, urgentAfterId: strayedFrom ?? afterId, dueAfter: due.next(nowMs) };
+          return { part, among: amongOf(part, ofRole), from, wanted };
         }
       }
     }
@@ -87,7 +104,7 @@ export class Backlogs {
 
   /**
    * Takes note of a look: it took whatever could be seen of that part up to `upToId`; null: up to the end of the queue, which
-   * ends the backlog. Returns from where on a sweep is due, where one has gone by a backlog that has ended.
+   * ends the backlog where nothing more of it is due. Returns from where on a sweep is due, where one has gone by a backlog that has ended.
    */
   looked({ role, origin }: Part, found: Found, markId: bigint): bigint | undefined {
     const ofRole = this.#open.get(role);
@@ -97,6 +114,7 @@ export class Backlogs {
     }
     ofRole.delete(origin);
     this.#open.delete(role);
+    backlog.due.looked(found.dueUpTo);
     const isOver = !goOn(backlog, found, markId);
     if (!isOver) {
       ofRole.set(origin, backlog);
@@ -125,7 +143,7 @@ function goOn(backlog: Backlog, { rows, upToId }: Found, markId: bigint): boolea
     return true;
   }
   if (upToId === null) {
-    return false;
+    return !backlog.due.isAtEnd;
   }
   const passed = upToId < markId ? upToId : markId;
   if (passed > afterId) {

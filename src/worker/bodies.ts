@@ -1,5 +1,5 @@
 import { backoffMs } from '../core/backoff.ts';
-import { type Failure, type FailureCode, noTimings } from '../core/outcome.ts';
+import { cancelled, type Failure, type FailureCode, noTimings } from '../core/outcome.ts';
 import { type Permit, Supply } from '../core/permits.ts';
 import { requesterOf, type UnloadedRow } from '../core/request.ts';
 import { ConnectionLost, PostgresError, type Session } from '../postgres/database.ts';
@@ -153,4 +153,3 @@ function unexpected(error: unknown): Failure {
 }
 
 const deleted = failed('cancelled', 'The request was deleted from the queue before it was sent');
-const cancelled = failed('cancelled', 'The request was cancelled');

@@ -45,7 +45,8 @@ export function createFleet(options: CreateFleetOptions = {}): Fleet {
   const secrets = createSecrets({ bindings: servers[0].secrets, source: servers[0].secretSource });
   const known = new Map<string, FleetServer>();
   for (const config of servers) {
-    const server = makeServer(config, (request, rules) => client.send(request, rules), secrets);
+    const send: Send = (request, rules, cancellation) => client.send(request, rules, cancellation);
+    const server = makeServer(config, send, secrets);
     if (known.has(server.name)) {
       log.warn({ server: server.name }, `the server ${server.name} is named more than once; it is served once`);
     } else {

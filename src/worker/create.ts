@@ -79,7 +79,7 @@ export function createWorker(options: CreateWorkerOptions = {}): Worker {
         ? (target) => connectToServer(config, target)
         : (target) => connectToPglite(pglite, target, () => void worker.stop()),
     ...callbacksBy(config),
-    send: (request, rules) => client.send(request, rules),
+    send: (request, rules, cancellation) => client.send(request, rules, cancellation),
     dispose: () => client.close(),
     secrets: createSecrets({ bindings: config.secrets, source: config.secretSource }),
     name: config.name,

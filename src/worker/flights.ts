@@ -1,6 +1,8 @@
 import { aftermathOf, defaultTerms, type Terms } from '../core/aftermath.ts';
 import { Bag } from '../core/bag.ts';
 import { verdictOf } from '../core/breaker.ts';
+import { Cancellation } from '../core/cancellation.ts';
+import { cancelled, type Failure } from '../core/outcome.ts';
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { defaultSendRules, type SendRules } from '../core/send-rules.ts';
@@ -22,6 +24,9 @@ export type Landed = {
   readonly key: WaitingKey | undefined;
 };
 
+/** More than this are not remembered: they have landed long since. */
+const cancelledAheadMax = 10_000;
+
 /** A request that is being sent. */
 type Flight = {
   readonly claimed: Claimed;
@@ -31,6 +36,8 @@ type Flight = {
   isForsaken: boolean;
   /** It decides whether its host's or key's breaker closes. */
   isProbe: boolean;
+  /** Ends its sending. */
+  readonly cancellation: Cancellation;
   /** Ends its waiting for its body, where that did not come with the claim. */
   readonly waiting: AbortController | undefined;
 };
@@ -54,6 +61,8 @@ export class Flights {
   readonly #inAir = new Bag<Flight>();
   readonly #lanes = new Lanes(() => this.freeSlots);
   #landed: Landed[] = [];
+  /** Cancelled while their claim was on its way to us. */
+  readonly #cancelledAhead = new Set<bigint>();
   #recording = 0;
   #isAbandoned = false;
 
@@ -137,8 +146,12 @@ export class Flights {
    * parked.
    */
   take(row: QueueRow | UnloadedRow, workerId: bigint, standing: Standing): readonly Part[] {
-    const lane = this.#lanes.of(row);
     const claimed = { row, workerId, standing };
+    if (row.extras?.cancelAsked === true || this.#cancelledAhead.delete(row.id)) {
+      this.#landUnsent(claimed);
+      return [];
+    }
+    const lane = this.#lanes.of(row);
     if (!this.#lanes.hasRoom(lane)) {
       return this.#lanes.park(lane, claimed);
     }
@@ -156,17 +169,23 @@ export class Flights {
   /** Sends a request. A slow one holds its slot and nothing else. */
   #start(claimed: Claimed, lane: Lane): void {
     const { row, standing } = claimed;
+    const cancellation = new Cancellation();
     if (row.body !== undefined) {
-      this.#follow(claimed, lane, carryOut(row, standing, this.#stages, this.sendRules, this.terms), undefined);
+      const settled = carryOut(row, standing, this.#stages, this.sendRules, this.terms, cancellation);
+      this.#follow(
+        { claimed, lane, place: 0, isForsaken: false, isProbe: false, cancellation, waiting: undefined },
+        settled,
+      );
     } else {
       const waiting = new AbortController();
-      this.#follow(claimed, lane, this.#carryOutLarge(row, claimed, waiting.signal), waiting);
+      const settled = this.#carryOutLarge(row, claimed, cancellation, waiting.signal);
+      this.#follow({ claimed, lane, place: 0, isForsaken: false, isProbe: false, cancellation, waiting }, settled);
     }
   }
 
-  #follow(claimed: Claimed, lane: Lane, settled: Promise<Settlement>, waiting: AbortController | undefined): void {
+  #follow(flight: Flight, settled: Promise<Settlement>): void {
+    const { lane, claimed } = flight;
     const { workerId } = claimed;
-    const flight: Flight = { claimed, lane, place: 0, isForsaken: false, isProbe: false, waiting };
     flight.place = this.#inAir.add(flight);
     flight.isProbe = this.#lanes.enter(lane);
     void settled.then((settlement) => {
@@ -181,21 +200,55 @@ export class Flights {
   }
 
   /** Of one whose body is still in the queue. Its deadline counts from the sending. */
-  async #carryOutLarge(row: UnloadedRow, claimed: Claimed, signal: AbortSignal): Promise<Settlement> {
-    const loan = await this.#bodies.borrow(row, claimed.workerId, signal);
+  async #carryOutLarge(
+    row: UnloadedRow,
+    { workerId, standing }: Claimed,
+    cancellation: Cancellation,
+    signal: AbortSignal,
+  ): Promise<Settlement> {
+    const loan = await this.#bodies.borrow(row, workerId, signal);
     if (loan.kind === 'failure') {
-      const endedAtMs = this.#stages.clock();
-      const bare = { ...row, body: null };
-      return settlementOf(
-        bare,
-        loan,
-        aftermathOf(bare, loan, { startedAtMs: endedAtMs, endedAtMs, random: this.#stages.random }, this.terms),
-      );
+      return this.#unsent(row, loan);
     }
     try {
-      return await carryOut({ ...row, body: loan.body }, claimed.standing, this.#stages, this.sendRules, this.terms);
+      const loaded = { ...row, body: loan.body };
+      return await carryOut(loaded, standing, this.#stages, this.sendRules, this.terms, cancellation);
     } finally {
       loan.release();
+    }
+  }
+
+  /** What is recorded of a request of which nothing was sent. */
+  #unsent(row: QueueRow | UnloadedRow, failure: Failure): Settlement {
+    const endedAtMs = this.#stages.clock();
+    const bare = { ...row, body: null };
+    const attempt = { startedAtMs: endedAtMs, endedAtMs, random: this.#stages.random };
+    return settlementOf(bare, failure, aftermathOf(bare, failure, attempt, this.terms));
+  }
+
+  #landUnsent({ row, workerId }: Claimed): void {
+    this.#landed.push({ workerId, settlement: this.#unsent(row, cancelled), key: keyOf(row) });
+    this.onLanded();
+  }
+
+  /** Gives up those of these requests that have no answer yet; what the servers saw of them is not known. */
+  cancel(ids: ReadonlySet<bigint>): void {
+    if (this.#cancelledAhead.size > cancelledAheadMax) {
+      this.#cancelledAhead.clear();
+    }
+    const unknown = new Set(ids);
+    for (const claimed of this.#lanes.unparkWhere(({ row }) => ids.has(row.id))) {
+      unknown.delete(claimed.row.id);
+      this.#landUnsent(claimed);
+    }
+    for (const { claimed, cancellation, waiting } of this.#inAir.items()) {
+      if (unknown.delete(claimed.row.id)) {
+        waiting?.abort();
+        cancellation.ask();
+      }
+    }
+    for (const id of unknown) {
+      this.#cancelledAhead.add(id);
     }
   }
 

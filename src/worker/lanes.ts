@@ -2,7 +2,7 @@ import type { Verdict } from '../core/breaker.ts';
 import type { Standing } from '../core/policy.ts';
 import type { QueueRow, UnloadedRow } from '../core/request.ts';
 import { originOf } from '../core/urls.ts';
-import { type Part, roleOf } from '../store/claim.ts';
+import { type Part, priorityOf, roleOf } from '../store/claim.ts';
 import type { Bounds } from './bounds.ts';
 import type { Meters } from './meters.ts';
 
@@ -43,6 +43,7 @@ export type Lane = Traffic & {
   /** The limits that it obeys; undefined: there are none. */
   bounds: Bounds | undefined;
   /** Claimed and waiting for room, in the order of their claims. */
+  /** Claimed and waiting for room: by priority, and in the order of their claims. */
   readonly parked: Claimed[];
 };
 
@@ -204,7 +205,9 @@ export class Lanes {
 
   /** Keeps a request until its lane has room. Returns the parts of the queue of which there is too much: one or both. */
   park(lane: Lane, claimed: Claimed): readonly Part[] {
-    lane.parked.push(claimed);
+    const priority = priorityOf(claimed.row);
+    const place = priority === 0 ? -1 : lane.parked.findIndex(({ row }) => priorityOf(row) < priority);
+    lane.parked.splice(place < 0 ? lane.parked.length : place, 0, claimed);
     this.#leftParked(lane, 1);
     return this.#shortOfRoom(lane);
   }

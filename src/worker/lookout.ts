@@ -1,6 +1,7 @@
 import type { Database } from '../postgres/database.ts';
-import type { Claimed } from '../store/claim.ts';
+import type { Claimed, DuePlace } from '../store/claim.ts';
 import { announcePromise, type Horizon, horizon, promise, takeTransactionId, withdrawPromise } from '../store/wake.ts';
+import type { DueWalk } from './due-walk.ts';
 import { LowWaterMark, type Stretch } from './low-water.ts';
 import type { Timing } from './timing.ts';
 
@@ -47,6 +48,8 @@ export class Lookout {
   /** Looks of passes since something was last found. */
   #vainLooks = 0;
   #lookAtMs = never;
+  /** When a request falls due. */
+  #alarmMs = never;
   #lastFoundMs = 0;
   #lastLookMs = 0;
   #lastHorizonMs = Number.NEGATIVE_INFINITY;
@@ -89,6 +92,11 @@ export class Lookout {
     this.#lookNow = true;
   }
 
+  /** Looks at that time: something falls due. */
+  alarm(atMs: number): void {
+    this.#alarmMs = Math.min(this.#alarmMs, atMs);
+  }
+
   /** Looks once at all of the queue above `afterId`, beside the passes. */
   sweep(afterId = 0n): void {
     this.#mark.sweep(afterId);
@@ -102,7 +110,9 @@ export class Lookout {
   /** When the next look is due without a notification; the past where one is due now. */
   get dueAtMs(): number {
     const wokenAtMs = this.#vainLooks < vainLooksMax ? Number.NEGATIVE_INFINITY : this.#lastLookMs + vainLookEveryMs;
-    return this.#lookNow ? Number.NEGATIVE_INFINITY : Math.min(this.#lookAtMs, this.#isWoken ? wokenAtMs : never);
+    return this.#lookNow
+      ? Number.NEGATIVE_INFINITY
+      : Math.min(this.#lookAtMs, this.#alarmMs, this.#isWoken ? wokenAtMs : never);
   }
 
   /** Whether it has promised to look, or owes a look. */
@@ -136,6 +146,8 @@ export class Lookout {
   beforeLook(nowMs: number): Stretch {
     this.#lookNow = false;
     this.#isWoken = false;
+    // Who found fewer than it asked for is told when to come again; who did not comes again at once.
+    this.#alarmMs = never;
     this.#lastLookMs = nowMs;
     const stretch = this.#mark.next();
     if (this.#owedXid !== undefined || nowMs - this.#lastHorizonMs >= horizonEveryMs) {
@@ -147,14 +159,26 @@ export class Lookout {
     return stretch;
   }
 
-  /** After a look that asked for `slots` requests: decides when to look next. `beside`: it went by the requests of some origins. */
-  async afterLook(stretch: Stretch, slots: number, claimed: Claimed, nowMs: number, beside: boolean): Promise<void> {
+  /**
+   * After a look that asked for `slots` requests: decides when to look next. `due`: it went by the requests of some origins, and
+   * walked over what is due.
+   */
+  async afterLook(
+    stretch: Stretch,
+    slots: number,
+    claimed: Claimed,
+    nowMs: number,
+    due: DueWalk | undefined,
+  ): Promise<void> {
     const seen = await this.#horizon;
     this.#horizon = undefined;
     if (seen !== undefined) {
       this.#mark.observe(seen, stretch, nowMs);
     }
     this.#mark.looked(stretch, claimed.upToId);
+    if (claimed.nextDueMs !== null) {
+      this.alarm(nowMs + claimed.nextDueMs);
+    }
     this.#vainLooks += 1;
     if (claimed.rows.length > 0) {
       this.found(nowMs);
@@ -169,7 +193,20 @@ export class Lookout {
         await this.#chooseMode(tookAll, slots, nowMs);
       }
     }
-    this.#lookAtMs = nowMs + this.#restMs(beside);
+    if (due !== undefined) {
+      this.#walkOn(due, claimed.dueUpTo);
+    }
+    this.#lookAtMs = nowMs + this.#restMs(due !== undefined);
+  }
+
+  /** Beside backlogs the walk over what is due goes on at once, and begins anew after a while. */
+  #walkOn(due: DueWalk, upTo: DuePlace | null): void {
+    due.looked(upTo);
+    if (due.isAtEnd) {
+      this.alarm(due.beginsAtMs);
+    } else {
+      this.#lookNow = true;
+    }
   }
 
   /** A request was found beside the looks of the passes. */

@@ -1,5 +1,6 @@
 import { admit } from '../core/admit.ts';
 import { aftermathOf, type Terms } from '../core/aftermath.ts';
+import type { Cancellation } from '../core/cancellation.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { Standing } from '../core/policy.ts';
 import type { ClaimedRequest, QueueRow, SendableRequest } from '../core/request.ts';
@@ -9,8 +10,8 @@ import { type Settlement, settlementOf } from '../core/settlement.ts';
 import type { Furnish } from '../secrets/secrets.ts';
 import { madeKeyOf, withKey } from './idempotency-key.ts';
 
-/** Sends a request and returns what became of it, by its deadline. Failures are data; it never rejects. */
-export type Send = (request: SendableRequest, rules: SendRules) => Promise<Outcome>;
+/** Sends a request and returns what became of it, by its deadline or when it is cancelled. Failures are data; it never rejects. */
+export type Send = (request: SendableRequest, rules: SendRules, cancellation: Cancellation) => Promise<Outcome>;
 
 /** What the way of a request needs of others. */
 export type Stages = {
@@ -33,6 +34,7 @@ export async function carryOut(
   stages: Stages,
   rules: SendRules,
   terms: Terms,
+  cancellation: Cancellation,
 ): Promise<Settlement> {
   const startedAtMs = stages.clock();
   const admitted = admit(row, standing.hostRules);
@@ -41,9 +43,9 @@ export async function carryOut(
     admitted.kind === 'failure' || idempotencyKey === undefined ? admitted : withKey(admitted, idempotencyKey);
   const outcome =
     request.kind === 'sendable'
-      ? await stages.send(request, rules)
+      ? await stages.send(request, rules, cancellation)
       : request.kind === 'claimed'
-        ? await sendWithSecrets(request, standing, stages, rules)
+        ? await sendWithSecrets(request, standing, stages, rules, cancellation)
         : request;
   const attempt = { startedAtMs, endedAtMs: stages.clock(), random: stages.random, idempotencyKey };
   return settlementOf(row, outcome, aftermathOf(row, outcome, attempt, terms));
@@ -55,8 +57,9 @@ async function sendWithSecrets(
   standing: Standing,
   { furnish, send }: Stages,
   rules: SendRules,
+  cancellation: Cancellation,
 ): Promise<Outcome> {
   const furnished = await furnish(request, standing);
   if (furnished.kind === 'failure') return furnished;
-  return withoutSecrets(await send(furnished.request, rules), furnished.secrets, rules.responseBytesMax);
+  return withoutSecrets(await send(furnished.request, rules, cancellation), furnished.secrets, rules.responseBytesMax);
 }

@@ -1,17 +1,16 @@
 import { parseLimits } from '../core/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import { type Claimed, claim } from '../store/claim.ts';
 import type { Asked } from '../store/register.ts';
 import { release } from '../store/release.ts';
 import type { Settings } from '../store/settings.ts';
 import type { Settled } from '../store/settle.ts';
-import { type BacklogLook, Backlogs } from './backlogs.ts';
+import { CancelNotices } from './cancel-notices.ts';
 import type { Flights } from './flights.ts';
 import { Lease } from './lease.ts';
 import { Limits } from './limits.ts';
 import { Lookout } from './lookout.ts';
+import { Looks } from './looks.ts';
 import { Meters } from './meters.ts';
-import { Ordered } from './ordered.ts';
 import type { Orders } from './orders.ts';
 import { Recorder } from './recorder.ts';
 import { hasNewOrder } from './restart-notices.ts';
@@ -61,8 +60,7 @@ const never = Number.POSITIVE_INFINITY;
 export class Service {
   readonly #c: ServiceContext;
   readonly #lookout: Lookout;
-  readonly #backlogs = new Backlogs();
-  readonly #ordered: Ordered;
+  readonly #looks: Looks;
   readonly #recorder: Recorder;
   readonly #limits: Limits | undefined;
   readonly #lease: Lease;
@@ -70,11 +68,9 @@ export class Service {
   #lastActiveMs: number;
   #lastPingMs: number;
   #isSilent = false;
-  #drainsTold = 0;
-  /** The whole queue has been looked at for who waits for it to be empty, since something was last found. */
-  #sweepsForDrain = false;
-  #isBacklogsTurn = false;
   readonly #upkeep: Upkeep;
+  /** Requests that are cancelled while they are being sent. */
+  readonly cancels: CancelNotices;
   #isFenced = false;
   #isEnded = false;
   #failure: unknown;
@@ -102,18 +98,19 @@ export class Service {
     this.#limits = this.#obeyLimits();
     context.flights.slots = { total: concurrency, perOrigin: concurrencyPerOrigin || never };
     context.flights.useSession(context.db);
-    for (const part of context.flights.parkedParts) {
-      this.#backlogs.open(part, 0n);
-    }
     this.#lookout = new Lookout(context.db, context.timing, context.listens);
     this.#upkeep = new Upkeep(context, this.#lookout, now);
-    this.#ordered = new Ordered(context);
+    this.#looks = new Looks(context, this.#lookout, {
+      onFound: () => this.#stir(context.now()),
+      onNoLease: () => this.#doubtLease(),
+    });
+    this.cancels = new CancelNotices(context);
     this.#recorder = new Recorder({
       db: context.db,
       workerId: context.workerId,
       flights: context.flights,
       onSettled: (settled, lost, keys) => {
-        this.#ordered.recorded(keys);
+        this.#looks.ordered.recorded(keys);
         this.#settled(settled, lost);
       },
       onDeferred: (rows, error) =>
@@ -208,109 +205,13 @@ export class Service {
         return 'restart';
       }
       this.#renewLeaseIfDue(time);
-      if (!(await this.#lookIfDue(time))) {
+      if (!(await this.#looks.lookIfDue(time))) {
         if (flights.freeSlots <= 0) {
           await this.#lookout.leaveIfBlocked(time);
         }
         await this.#housekeeping(time);
         await signal.wait(this.#idleMs(now()));
       }
-    }
-  }
-
-  /** Passes through the queue and looks into backlogs take turns; looks for what is ordered follow. */
-  async #lookIfDue(now: number): Promise<boolean> {
-    const { flights, orders } = this.#c;
-    const passIsDue = this.#passIsDue(now) && flights.freeSlots > 0;
-    const backlog = orders.stopping ? undefined : this.#backlogs.next(flights);
-    if (backlog !== undefined && (this.#isBacklogsTurn || !passIsDue)) {
-      this.#isBacklogsTurn = false;
-      await this.#lookIntoBacklog(backlog);
-    } else if (passIsDue) {
-      this.#isBacklogsTurn = true;
-      await this.#look();
-    }
-    const orderedIsDue = !orders.stopping && this.#ordered.isDue(now);
-    if (orderedIsDue) {
-      await this.#take(await this.#ordered.look());
-    }
-    return passIsDue || backlog !== undefined || orderedIsDue;
-  }
-
-  #passIsDue(now: number): boolean {
-    const { orders, flights } = this.#c;
-    const drainIsDue = this.#drainsTold !== orders.drains && flights.held === 0;
-    return !orders.stopping && (drainIsDue || this.#lookout.isDue(now));
-  }
-
-  /** One look of a pass: claims what there are slots for, of all who keep within their shares. */
-  async #look(): Promise<void> {
-    const { db, flights, settings, workerId, now, orders, onDrained } = this.#c;
-    const drains = orders.drains;
-    const mayBeDrained = drains !== this.#drainsTold && flights.held === 0;
-    if (mayBeDrained && !this.#sweepsForDrain) {
-      this.#sweepsForDrain = true;
-      this.#lookout.sweep();
-    }
-    const stretch = this.#lookout.beforeLook(now());
-    const slots = Math.min(flights.freeSlots, settings.batchSize);
-    const beside = this.#backlogs.besides;
-    const claimed = await claim(db, workerId, slots, stretch.afterId, beside);
-    this.#ordered.looked((claimed?.rows.length ?? 0) > 0);
-    if (claimed === null) {
-      this.#doubtLease();
-      return;
-    }
-    if (stretch.kind === 'sweep') {
-      this.#backlogs.swept(stretch.afterId);
-    }
-    await this.#take(claimed.rows);
-    await this.#lookout.afterLook(stretch, slots, claimed, now(), beside !== undefined);
-    if (mayBeDrained && claimed.rows.length === 0 && this.#lookout.isAtEnd && beside === undefined) {
-      const ordered = await this.#ordered.lookThrough();
-      await this.#take(ordered);
-      if (ordered?.length !== 0) return;
-      this.#drainsTold = drains;
-      this.#sweepsForDrain = false;
-      onDrained();
-    }
-  }
-
-  async #lookIntoBacklog({ part, among, afterId, wanted }: BacklogLook): Promise<void> {
-    const { db, flights, settings, workerId, now } = this.#c;
-    const rows = Math.min(wanted, settings.batchSize);
-    flights.looking(part);
-    const claimed = await claim(db, workerId, rows, afterId, among);
-    if (claimed === null) {
-      this.#doubtLease();
-      return;
-    }
-    await this.#take(claimed.rows);
-    const sweepFrom = this.#backlogs.looked(part, claimed, this.#lookout.markId);
-    if (sweepFrom !== undefined) {
-      this.#lookout.sweep(sweepFrom);
-    }
-    if (claimed.rows.length > 0) {
-      this.#lookout.found(now());
-    }
-  }
-
-  /** Takes what was claimed; null: there was no lease to claim it under. */
-  async #take(rows: Claimed['rows'] | null): Promise<void> {
-    const { flights, workerId, standings, now } = this.#c;
-    if (rows === null) {
-      this.#doubtLease();
-      return;
-    }
-    await standings.learn(rows);
-    for (const row of rows) {
-      for (const part of flights.take(row, workerId, standings.of(row))) {
-        this.#backlogs.open(part, this.#lookout.markId);
-      }
-    }
-    if (rows.length > 0) {
-      this.#sweepsForDrain = false;
-      this.#stir(now());
     }
   }
 
@@ -321,7 +222,7 @@ export class Service {
       this.#c.onRecorded(recorded);
     }
     if (returned.length > 0) {
-      this.#upkeep.alarm(now + retryInMs);
+      this.#lookout.alarm(now + retryInMs);
     }
     if (hasCallbacks) {
       this.#c.lookForCallbacks();
@@ -341,7 +242,7 @@ export class Service {
 
   #renewLeaseIfDue(now: number): void {
     const isHolding = this.#c.flights.held > 0;
-    if (isHolding ? now >= this.#lease.renewAtMs : now >= this.#lease.claimUntilMs && this.#passIsDue(now)) {
+    if (isHolding ? now >= this.#lease.renewAtMs : now >= this.#lease.claimUntilMs && this.#looks.passIsDue(now)) {
       this.#lease.renew(now);
     }
   }
@@ -393,7 +294,7 @@ export class Service {
     if ((await this.#upkeep.tend(now)) > 0) {
       this.#stir(now);
     }
-    if (await this.#ordered.forget()) {
+    if (await this.#looks.ordered.forget()) {
       this.#upkeep.alarm(now);
     }
   }
@@ -402,11 +303,7 @@ export class Service {
   #idleMs(now: number): number | undefined {
     const { orders, flights } = this.#c;
     const next = Math.min(
-      flights.freeSlots > 0
-        ? orders.stopping
-          ? never
-          : Math.min(this.#lookout.dueAtMs, this.#ordered.dueAtMs)
-        : this.#lookout.blockedAtMs + 1,
+      flights.freeSlots > 0 ? (orders.stopping ? never : this.#looks.dueAtMs) : this.#lookout.blockedAtMs + 1,
       this.#tendAtMs,
       this.#quietAtMs,
       this.#pingAtMs,
@@ -433,6 +330,7 @@ export class Service {
   async finish(): Promise<void> {
     this.#isEnded = true;
     this.#c.flights.useSession(undefined);
+    this.cancels.close();
     this.#c.signal.raise();
     await this.#limits?.end();
     await this.#recorder.end();

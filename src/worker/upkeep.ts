@@ -1,5 +1,4 @@
 import { reclaim, reclaimOrphans } from '../store/reclaim.ts';
-import { nextDueMs } from '../store/wake.ts';
 import { Expiry } from './expiry.ts';
 import type { Lookout } from './lookout.ts';
 import { OtherPromises } from './other-promises.ts';
@@ -14,7 +13,7 @@ const never = Number.POSITIVE_INFINITY;
 
 export type UpkeepContext = Pick<ServiceContext, 'db' | 'workerId' | 'settings' | 'timing' | 'listens' | 'warn'>;
 
-/** What time brings: responses that expire, requests that fall due, workers that have died. */
+/** What time brings: responses that expire, workers that have died. */
 export class Upkeep {
   readonly otherPromises: OtherPromises;
   readonly #c: UpkeepContext;
@@ -59,8 +58,6 @@ export class Upkeep {
     this.#lookout.lookNow();
     const freed = await this.#reclaim(now);
     this.alarm(await this.#expiry.step(now));
-    const dueMs = await nextDueMs(this.#c.db);
-    this.alarm(dueMs === null ? never : now + Math.max(dueMs, 0) + 1);
     return freed;
   }
 

@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events';
 import { backoffMs } from '../core/backoff.ts';
 import { ConnectionLost, type Database } from '../postgres/database.ts';
 import { noSecrets, type Secrets } from '../secrets/secrets.ts';
+import { cancelChannel } from '../store/cancel.ts';
 import { readPause } from '../store/pause.ts';
 import { reclaim, reclaimLost, reclaimOrphans } from '../store/reclaim.ts';
 import { deregister, detach, type Registration, register } from '../store/register.ts';
@@ -365,6 +366,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
     if (listens) {
       await db.listen(promiseChannel, () => service()?.promiseAnnounced());
       await db.listen(restartChannel, () => restarts.noticed());
+      await db.listen(cancelChannel, (payload) => service()?.cancels.noticed(payload));
     }
     return listens;
   }

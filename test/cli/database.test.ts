@@ -412,3 +412,16 @@ describe('pause and resume', () => {
     await client.query('drop role cli_plain');
   });
 });
+
+test('cancel says what became of the request, or that there is none', async () => {
+  await cli('install');
+  const { rows } = await client.query("select net.request('GET', 'http://h/', delay := '1 day') as id");
+  const id = rows[0].id;
+  expect(JSON.parse((await cli('cancel', id, '--json')).stdout)).toEqual({ id: Number(id), outcome: 'cancelled' });
+  expect((await cli('cancel', id)).stdout).toBe(`Request ${id} is cancelled: it will not be sent (again).\n`);
+  expect(await cli('cancel', '4711')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/there is no request 4711.*\(SQLSTATE P0002\).*somebody else's/),
+  });
+  expect(await cli('cancel', 'x')).toMatchObject({ status: 2, stderr: expect.stringMatching(/whole number/) });
+});

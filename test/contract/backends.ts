@@ -141,8 +141,11 @@ export class Stage {
     return database;
   }
 
-  /** A worker that serves this database; stopped with the test. */
-  async startWorker(parts: Partial<WorkerParts> = {}, options: { readonly wait?: boolean } = {}): Promise<Worker> {
+  /** A worker that serves this database; stopped with the test. Notifications of the channel `deafTo` do not reach it. */
+  async startWorker(
+    parts: Partial<WorkerParts> = {},
+    options: { readonly wait?: boolean; readonly deafTo?: string } = {},
+  ): Promise<Worker> {
     const client = createHttpClient({
       userAgent: 'pg_net/contract',
       policy: createAddressPolicy({ allow: ['loopback'] }),
@@ -150,9 +153,9 @@ export class Stage {
       ...this.#http,
     });
     const worker = new Worker({
-      connect: (target) => this.#database.connect(target),
       ...(this.#database.connectCallbacks && { connectCallbacks: this.#database.connectCallbacks }),
-      send: (request, rules) => client.send(request, rules),
+      connect: async (target) => deaf(await this.#database.connect(target), options.deafTo),
+      send: (request, rules, cancellation) => client.send(request, rules, cancellation),
       dispose: () => client.close(),
       name: 'contract',
       version: '0',
@@ -212,6 +215,18 @@ export class Stage {
   get receivedPaths(): readonly string[] {
     return this.received.map((request) => request.path);
   }
+}
+
+/** The session, which hears nothing of that channel. */
+function deaf(db: Database, channel: string | undefined): Database {
+  if (channel === undefined) return db;
+  const listen: Database['listen'] = async (name, onNotify) => name === channel || (await db.listen(name, onNotify));
+  return new Proxy(db, {
+    get: (target, key) => {
+      const value: unknown = key === 'listen' ? listen : Reflect.get(target, key, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
 }
 
 async function openStage(database: OpenDatabase, options: StageOptions): Promise<Stage> {

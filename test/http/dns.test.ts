@@ -1,7 +1,7 @@
-import { setMaxListeners } from 'node:events';
 import { stat } from 'node:fs/promises';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { createAddressPolicy } from '../../src/core/addresses.ts';
+import { Cancellation } from '../../src/core/cancellation.ts';
 import { Deadline } from '../../src/http/deadline.ts';
 import { createGetaddrinfo } from '../../src/http/names/getaddrinfo.ts';
 import type { Lookup } from '../../src/http/resolve.ts';
@@ -289,18 +289,15 @@ describe('a slow name server', () => {
       question.name === 'quick.example' ? addresses(['127.0.0.1'])(question) : 'silence',
     );
     const client = testClient({ lookup });
-    const stop = new AbortController();
-    setMaxListeners(50, stop.signal);
-    const slow = Array.from({ length: 50 }, (_, i) =>
-      client.send(request(`http://n${i}.slow.example/`), undefined, stop.signal),
-    );
+    const stops = Array.from({ length: 50 }, () => new Cancellation());
+    const slow = stops.map((stop, i) => client.send(request(`http://n${i}.slow.example/`), undefined, stop));
     let settled = 0;
     for (const sent of slow) void sent.then(() => (settled += 1));
     await vi.waitFor(() => expect(server.asked.length).toBeGreaterThanOrEqual(100));
     expect(text(expectReply(await client.send(request(`http://quick.example:${web.port}/`))))).toBe('here');
     expect((await stat('/')).isDirectory()).toBe(true);
     expect(settled).toBe(0);
-    stop.abort();
+    for (const stop of stops) stop.ask();
     for (const outcome of await Promise.all(slow)) expect(outcome).toMatchObject({ code: 'cancelled' });
   });
 

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { Cancellation } from '../../src/core/cancellation.ts';
 import {
   closedPort,
   expectFailure,
@@ -210,18 +211,20 @@ describe('the reply', () => {
 });
 
 describe('cancellation', () => {
-  it('by signal, before and while sending', async () => {
+  it('by whoever asked for it, before and while sending', async () => {
     let reached = () => {};
     const arrived = new Promise<void>((resolve) => {
       reached = resolve;
     });
     const server = await tcpServer((socket) => socket.once('data', reached));
     const client = testClient();
-    expect(await client.send(request(server.url), undefined, AbortSignal.abort())).toMatchObject({ code: 'cancelled' });
-    const controller = new AbortController();
-    const sent = client.send(request(server.url), undefined, controller.signal);
+    const before = new Cancellation();
+    before.ask();
+    expect(await client.send(request(server.url), undefined, before)).toMatchObject({ code: 'cancelled' });
+    const cancellation = new Cancellation();
+    const sent = client.send(request(server.url), undefined, cancellation);
     await arrived;
-    controller.abort();
+    cancellation.ask();
     expect(await sent).toMatchObject({ kind: 'failure', code: 'cancelled', message: 'The request was cancelled' });
     await server.idle();
   });

@@ -2,6 +2,7 @@ import http2, { type IncomingHttpHeaders } from 'node:http2';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { defaultTerms } from '../../src/core/aftermath.ts';
+import { Cancellation } from '../../src/core/cancellation.ts';
 import type { SendableRequest } from '../../src/core/request.ts';
 import { defaultSendRules } from '../../src/core/send-rules.ts';
 import { createSecrets } from '../../src/secrets/secrets.ts';
@@ -78,7 +79,14 @@ describe('from the queue to the row', () => {
     ] as const;
     const { row } = claimed({ url: server.url, headers });
     for (const decompress of [true, false]) {
-      const settlement = await carryOut(row, standing, stages(), { ...defaultSendRules, decompress }, defaultTerms);
+      const settlement = await carryOut(
+        row,
+        standing,
+        stages(),
+        { ...defaultSendRules, decompress },
+        defaultTerms,
+        new Cancellation(),
+      );
       expect(settlement, `decompress: ${decompress}`).toMatchObject({ statusCode: 200, content: '{{secret.stripe}}' });
     }
   });
@@ -93,6 +101,7 @@ describe('from the queue to the row', () => {
         stages(),
         { ...defaultSendRules, responseBytesMax },
         defaultTerms,
+        new Cancellation(),
       );
       expect('key: {{secret.stripe}}.'.startsWith(content ?? ''), `${responseBytesMax}: ${content}`).toBe(true);
     }

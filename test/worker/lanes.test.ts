@@ -1,11 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { parseExtras } from '../../src/core/extras.ts';
 import { noTimings, type Outcome } from '../../src/core/outcome.ts';
 import { unbound } from '../../src/core/policy.ts';
 import type { QueueRow } from '../../src/core/request.ts';
 import { originOf } from '../../src/core/urls.ts';
 import { noSecrets } from '../../src/secrets/secrets.ts';
-import { type Among, pairOf, roleOf } from '../../src/store/claim.ts';
+import { type Among, type Claimed, pairOf, roleOf } from '../../src/store/claim.ts';
 import { Backlogs } from '../../src/worker/backlogs.ts';
 import { Flights } from '../../src/worker/flights.ts';
 import type { Slots } from '../../src/worker/lanes.ts';
@@ -14,7 +15,7 @@ const batchSize = 6;
 /** How many waiting rows a look beside a backlog walks over at most. */
 const walkRowsMax = 8;
 
-type Wish = { readonly role: number; readonly origin: string };
+type Wish = { readonly role: number; readonly origin: string; readonly priority?: number };
 
 const answer: Outcome = {
   kind: 'reply',
@@ -36,6 +37,8 @@ class Model {
   #lastId = 0n;
   #mark = 0n;
   #isBacklogsTurn = false;
+  /** A look takes this long. */
+  #nowMs = 0;
 
   constructor(slots: Slots) {
     this.flights = new Flights({
@@ -54,7 +57,7 @@ class Model {
     return this.#waiting;
   }
 
-  enqueue({ role, origin }: Wish): void {
+  enqueue({ role, origin, priority }: Wish): void {
     this.#lastId += 1n;
     this.#waiting.push({
       id: this.#lastId,
@@ -66,7 +69,7 @@ class Model {
       loginRole: role,
       setRole: null,
       signWith: null,
-      extras: undefined,
+      extras: priority === undefined ? undefined : parseExtras(JSON.stringify({ priority })),
     });
   }
 
@@ -74,11 +77,12 @@ class Model {
   look(): void {
     const { flights, backlogs } = this;
     const passIsDue = this.#mark < this.#lastId && flights.freeSlots > 0;
-    const backlog = backlogs.next(flights);
+    this.#nowMs += 1;
+    const backlog = backlogs.next(flights, this.#nowMs);
     if (backlog !== undefined && (this.#isBacklogsTurn || !passIsDue)) {
       this.#isBacklogsTurn = false;
       flights.looking(backlog.part);
-      const found = this.#claim(backlog.afterId, Math.min(backlog.wanted, batchSize), backlog.among);
+      const found = this.#claim(backlog.from.afterId, Math.min(backlog.wanted, batchSize), backlog.among);
       backlogs.looked(backlog.part, found, this.#mark);
     } else if (passIsDue) {
       this.#isBacklogsTurn = true;
@@ -88,7 +92,11 @@ class Model {
     this.parkedMost = Math.max(this.parkedMost, flights.parked);
   }
 
-  #claim(afterId: bigint, limit: number, among: Among | undefined): { rows: QueueRow[]; upToId: bigint | null } {
+  #claim(
+    afterId: bigint,
+    limit: number,
+    among: Among | undefined,
+  ): Pick<Claimed, 'upToId' | 'dueUpTo'> & { rows: QueueRow[] } {
     const waiting = this.#waiting.filter(({ id }) => id > afterId);
     const walked = among !== undefined ? waiting.slice(0, walkRowsMax) : waiting;
     const taken = walked.filter((row) => isAmong(row, among)).slice(0, limit);
@@ -97,7 +105,7 @@ class Model {
     for (const row of taken) {
       for (const part of this.flights.take(row, 1n, unbound)) this.backlogs.open(part, this.#mark);
     }
-    return { rows: taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null };
+    return { rows: taken, upToId: (taken.length === limit ? taken.at(-1) : full)?.id ?? null, dueUpTo: null };
   }
 
   /** Those of the requests in the air have their answers, and are recorded. */
@@ -263,6 +271,16 @@ describe('who shares the slots', () => {
     expect(model.inAir.size).toBe(1);
     model.flights.slots = { total: 20, perOrigin: 5 };
     expect(model.inAir.size).toBe(3);
+  });
+
+  test('of those that are parked, the ones with a higher priority begin first', async () => {
+    const model = new Model({ total: 20, perOrigin: 1 });
+    for (const priority of [0, 0, 3, 9, 3]) model.enqueue({ role: 1, origin: 'a', priority });
+    const ids = model.waiting.map(({ id }) => id);
+    for (const row of model.waiting) model.flights.take(row, 1n, unbound);
+    expect(model.flights.parked).toBe(4);
+    while (model.flights.held > 0) await model.land(() => true);
+    expect(model.done.map(({ id }) => ids.indexOf(id))).toEqual([0, 3, 2, 4, 1]);
   });
 
   test('of a limit of an origin each role has its turns', async () => {

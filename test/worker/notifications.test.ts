@@ -24,6 +24,7 @@ function fakeSession(row: () => Row): { readonly db: Database; readonly names: s
 describe('a flood of notifications', () => {
   const horizon = { xmin: 10n, xmax: 10n, running: [], last_id: 0n, xid: 10n };
   const found = { id: 1n } as never;
+  const nothing = { rows: [], upToId: null, dueUpTo: null, nextDueMs: null };
 
   /** Lets time pass, a tenth of a millisecond at a time; returns when it looked. */
   async function looks(lookout: Lookout, fromMs: number, toMs: number, wakes: boolean): Promise<number[]> {
@@ -33,7 +34,7 @@ describe('a flood of notifications', () => {
       if (!lookout.isDue(now)) continue;
       at.push(now);
       const stretch = lookout.beforeLook(now);
-      await lookout.afterLook(stretch, 100, { rows: [], upToId: null }, now, false);
+      await lookout.afterLook(stretch, 100, nothing, now, undefined);
     }
     return at;
   }
@@ -48,7 +49,7 @@ describe('a flood of notifications', () => {
     const last = during.at(-1) ?? 0;
     lookout.wake(last + 0.1);
     expect(lookout.dueAtMs).toBeLessThanOrEqual(last + 5);
-    await lookout.afterLook(lookout.beforeLook(last + 5), 100, { rows: [found], upToId: null }, last + 5, false);
+    await lookout.afterLook(lookout.beforeLook(last + 5), 100, { ...nothing, rows: [found] }, last + 5, undefined);
     lookout.wake(last + 5.1);
     expect(lookout.isDue(last + 5.1)).toBe(true);
   });
@@ -60,7 +61,7 @@ describe('a flood of notifications', () => {
     const last = during.at(-1) ?? 0;
     const stretch = lookout.beforeLook(last + 5);
     lookout.wake(last + 5.1);
-    await lookout.afterLook(stretch, 100, { rows: [], upToId: null }, last + 5.2, false);
+    await lookout.afterLook(stretch, 100, nothing, last + 5.2, undefined);
     expect(await looks(lookout, last + 5.3, last + 20, false)).toHaveLength(1);
   });
 

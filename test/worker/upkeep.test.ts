@@ -177,7 +177,7 @@ describe('a worker', () => {
     await enqueue('held');
     await until(() => sent.length === 1, 'a request is in flight');
     // The last statement before the loop waits again: its answer comes when the connection is long gone.
-    const { arrived, letGo } = keepBack('pgfetch_next_due');
+    const { arrived, letGo } = keepBack('pgfetch_next_expiry');
     putForward(2 * never);
     const second = await enqueue('that-makes-it-tend');
     await arrived;
