@@ -190,7 +190,6 @@ export async function recordOneResponse(session: Session, workerId: bigint, s: S
     attemptsOf(s.aftermath),
     s.aftermath?.state === 'dead' || null,
   ]);
-  await leaveBlocking(session, workerId, rows.length > 0 ? blocking : []);
   return rows.map((row) => row.id);
 }
 

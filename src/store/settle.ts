@@ -205,12 +205,11 @@ async function recordOne(session: Session, workerId: bigint, s: Settlement): Pro
     await recordAftermath(session, workerId, [s]);
     await holdKeys(session, workerId, blocking);
   }
-  if (!hasResponse(s)) {
-    const forgotten = await forget(session, workerId, [s]);
-    await leaveBlocking(session, workerId, forgotten.length > 0 ? blocking : []);
-    return forgotten;
-  }
-  return await recordOneResponse(session, workerId, s);
+  const recorded = hasResponse(s)
+    ? await recordOneResponse(session, workerId, s)
+    : await forget(session, workerId, [s]);
+  await leaveBlocking(session, workerId, recorded.length > 0 ? blocking : []);
+  return recorded;
 }
 
 async function unstorable(session: Session, characters: ReadonlySet<string>): Promise<ReadonlySet<string>> {
