@@ -19,9 +19,9 @@ create function net._caller_role(caller net._caller)
 as $$
 begin
   if split_part(caller, ' ', 1) is distinct from pg_current_xact_id()::text then
-    raise exception 'net._enqueue is called by net.request alone'
+    raise exception 'who calls is said by net.request, net.cancel and net.redeliver alone'
       using errcode = 'insufficient_privilege',
-            hint    = 'Call net.request.';
+            hint    = 'Call one of them.';
   end if;
   return split_part(caller, ' ', 2)::oid;
 end

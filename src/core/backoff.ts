@@ -11,6 +11,6 @@ export type BackoffOptions = {
  * a tenth of the bound, so that no unlucky draw hammers a server that is down.
  */
 export function backoffMs(attempt: number, options: BackoffOptions, random: () => number = Math.random): number {
-  const bound = Math.min(options.lastMs, options.firstMs * 2 ** Math.min(attempt, 30));
+  const bound = Math.min(options.lastMs, options.firstMs * 2 ** Math.min(attempt, 60));
   return Math.round(bound * (0.1 + 0.9 * random()));
 }

@@ -38,6 +38,11 @@ describe('backoff', () => {
     expect(delay(reply(503), {}, 3, 0, () => 0.5)).toBe(2_200);
   });
 
+  test('goes on doubling up to the largest delay, however small the first one was', () => {
+    const policy = { maxAttempts: 100, firstDelayMs: 1, maxDelayMs: 2_592_000_000, timeLimitMs: 31_536_000_000 };
+    expect(delay(reply(503), policy, 33, 0, () => 1)).toBe(2_592_000_000);
+  });
+
   test('stays within its bounds, ends in time, and never begins an attempt too many, whatever happens', () => {
     const anyPolicy = fc.record({
       maxAttempts: fc.integer({ min: 1, max: 100 }),
