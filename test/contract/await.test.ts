@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { awaitResponses } from '../../src/store/await-responses.ts';
 import { until } from '../support/servers.ts';
-import { backends, can, type Sql } from './backends.ts';
+import { can, newestBackends, type Sql } from './backends.ts';
 
 // Waiting for several answers: net.await inside a statement, awaitResponses in a program. No worker runs, but where one is needed:
 // what it would write is written by hand. What net.await shares with net._await_response is in sql-waiting.test.ts.
@@ -12,7 +12,7 @@ const responses = (...ids: readonly number[]): string =>
 const requests = (count: number, options: string = ''): string =>
   `select net.request('GET', 'http://h'${options}) from generate_series(1, ${count})`;
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('returns what is there in the order of the ids, wherever one waits', async () => {
     const { sql } = await backend.open({ worker: false });
     await sql.query(responses(1, 2, 3));
@@ -171,7 +171,7 @@ describe.each(backends)('$name', (backend) => {
   });
 });
 
-describe.each(backends)('awaitResponses on $name', (backend) => {
+describe.each(newestBackends)('awaitResponses on $name', (backend) => {
   test('returns the responses in the order of the ids, as the worker records them', async () => {
     const stage = await backend.open();
     const db = await stage.connect();

@@ -452,3 +452,9 @@ const pgliteBackend: Backend = {
 
 /** Every PostgreSQL that is asked for (PGFETCH_TEST_MAJORS), and PGlite. */
 export const backends: readonly Backend[] = [...availableMajors().map(pgBackend), pgliteBackend];
+
+/** The newest PostgreSQL and PGlite, unless majors are asked for: for what differs little from one to the next. */
+export const newestBackends: readonly Backend[] =
+  process.env['PGFETCH_TEST_MAJORS'] === undefined
+    ? [...availableMajors().slice(-1).map(pgBackend), pgliteBackend]
+    : backends;

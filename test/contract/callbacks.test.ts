@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, can, type Sql, type Stage } from './backends.ts';
+import { can, newestBackends, type Sql, type Stage } from './backends.ts';
 
 // on_success and on_error: which function is called, with what, and what becomes of one that fails.
 
@@ -42,7 +42,7 @@ const request = (stage: Stage, path: string, ...options: readonly string[]): Pro
 const allCalled = ({ sql, until }: Stage): Promise<unknown> =>
   until(async () => (await callbackRows(sql)).length === 0, 'every callback has been called');
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('the one function or the other is called with the response, as its owner', async () => {
     const stage = await openWith(() => backend.open());
     const both = `on_success := 'paid', on_error := 'unpaid'`;
@@ -224,7 +224,7 @@ describe.each(backends)('$name', (backend) => {
   });
 });
 
-describe.each(backends.filter((backend) => can(backend, 'severalSessions')))('$name', (backend) => {
+describe.each(newestBackends.filter((backend) => can(backend, 'severalSessions')))('$name', (backend) => {
   test('one that does not end is ended, even if it will not hear of it, and holds up no other role', async () => {
     const stage = await openWith(() => backend.open({ worker: false }));
     await stage.sql.query(`

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { httpServer } from '../http/loopback.ts';
-import { backends, can, type Sql, type Stage } from './backends.ts';
+import { can, newestBackends, type Sql, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // net.cancel: what it says, and what becomes of the request.
@@ -23,7 +23,7 @@ const cancelledRow = {
   error_msg: 'The request was cancelled',
 };
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('one that waits is not sent, and has a response that says so', async () => {
     const stage = await backend.open({ worker: false });
     const id = await request(stage, `${stage.echoUrl.replace('://', '://me:pw@')}/waiting`, `, label := 'mine'`);

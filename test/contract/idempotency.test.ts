@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from 'vitest';
-import { backends, can, type Sql, type Stage } from './backends.ts';
+import { can, newestBackends, type Sql, type Stage } from './backends.ts';
 import { startReceiver } from './receiver.ts';
 
 // Enqueuing once: the same role, the same key, the same request.
@@ -18,7 +18,7 @@ const waiting = (stage: Stage, count: number): Promise<unknown> =>
     `${count} sessions wait`,
   );
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('the same key is the first request, also after it was answered; it is sent as the header', async () => {
     const stage = await backend.open();
     const receiver = await startReceiver();

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import { backends, can } from './backends.ts';
+import { can, newestBackends } from './backends.ts';
 
 // keep: how much of a response is kept.
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('full, status or none', async () => {
     const stage = await backend.open();
     const { sql, echoUrl } = stage;

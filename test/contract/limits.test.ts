@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { httpServer } from '../http/loopback.ts';
-import { type Backend, backends, can, type Stage } from './backends.ts';
+import { type Backend, can, newestBackends, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 /** Enqueues so many requests in one transaction, with a limit_key or none. */
@@ -32,7 +32,7 @@ async function openLimited(backend: Backend, limits: string): Promise<Stage> {
   return stage;
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('a host has no more requests at a time than net.limits says, and others are not held up', async () => {
     const stage = await openLimited(
       backend,
@@ -232,133 +232,136 @@ const endPause = `
   update net.limit_state set retry_at = clock_timestamp() where state = 'open';
   notify net_breakers`;
 
-describe.each(backends.filter((backend) => can(backend, 'severalSessions')))('several workers, $name', (backend) => {
-  test('have no more requests at a time in sum, and each has its share', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 6)`);
-    const workers = await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
-    const gate = await startGate();
-    await stage.sql.query(enqueue(gate.url, 1_000));
-    await stage.until(() => gate.waiting() === 6 && workers.every(({ held }) => held > 0), 'the limit is reached');
-    const shares = `select array_agg(held order by held)::text as shares from net.limit_holders`;
-    await stage.until(async () => {
-      gate.letOneThrough();
-      return (await stage.sql.query(shares))[0]?.['shares'] === '{2,2,2}';
-    }, 'each has its share');
-    expect(gate.waitingMost()).toBe(6);
-    await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
-    gate.open();
-    await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
-    expect(gate.waitingMost()).toBe(6);
-  });
+describe.each(newestBackends.filter((backend) => can(backend, 'severalSessions')))(
+  'several workers, $name',
+  (backend) => {
+    test('have no more requests at a time in sum, and each has its share', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 6)`);
+      const workers = await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
+      const gate = await startGate();
+      await stage.sql.query(enqueue(gate.url, 1_000));
+      await stage.until(() => gate.waiting() === 6 && workers.every(({ held }) => held > 0), 'the limit is reached');
+      const shares = `select array_agg(held order by held)::text as shares from net.limit_holders`;
+      await stage.until(async () => {
+        gate.letOneThrough();
+        return (await stage.sql.query(shares))[0]?.['shares'] === '{2,2,2}';
+      }, 'each has its share');
+      expect(gate.waitingMost()).toBe(6);
+      await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
+      gate.open();
+      await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
+      expect(gate.waitingMost()).toBe(6);
+    });
 
-  test('with more workers than requests at a time, each has its turns', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 1)`);
-    let recording = 0;
-    const workers = await Promise.all([stage.startWorker(), stage.startWorker()]);
-    for (const worker of workers) worker.once('recorded', () => (recording += 1));
-    const gate = await startGate();
-    await stage.sql.query(enqueue(gate.url, 1_000));
-    await stage.until(() => workers.every(({ held }) => held > 0), 'both hold some');
-    await stage.until(() => {
-      gate.letOneThrough();
-      return recording === 2;
-    }, 'both have sent some');
-    expect(gate.waitingMost()).toBe(1);
-    await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
-    gate.open();
-    await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
-  });
+    test('with more workers than requests at a time, each has its turns', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 1)`);
+      let recording = 0;
+      const workers = await Promise.all([stage.startWorker(), stage.startWorker()]);
+      for (const worker of workers) worker.once('recorded', () => (recording += 1));
+      const gate = await startGate();
+      await stage.sql.query(enqueue(gate.url, 1_000));
+      await stage.until(() => workers.every(({ held }) => held > 0), 'both hold some');
+      await stage.until(() => {
+        gate.letOneThrough();
+        return recording === 2;
+      }, 'both have sent some');
+      expect(gate.waitingMost()).toBe(1);
+      await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
+      gate.open();
+      await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
+    });
 
-  test('keep a rate in sum', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, requests_per_second) values ('127.0.0.1', 100)`);
-    await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
-    const server = await startServer();
-    const began = performance.now();
-    await stage.sql.query(enqueue(server.url, 150));
-    await stage.responses(150);
-    // The first, and those of 45 ms, may be sent at once.
-    expect(performance.now() - began).toBeGreaterThan(((150 - 1 - 4.5) / 100) * 1_000 - 1);
-    expect(new Set(server.arrived).size).toBe(150);
-  });
+    test('keep a rate in sum', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, requests_per_second) values ('127.0.0.1', 100)`);
+      await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
+      const server = await startServer();
+      const began = performance.now();
+      await stage.sql.query(enqueue(server.url, 150));
+      await stage.responses(150);
+      // The first, and those of 45 ms, may be sent at once.
+      expect(performance.now() - began).toBeGreaterThan(((150 - 1 - 4.5) / 100) * 1_000 - 1);
+      expect(new Set(server.arrived).size).toBe(150);
+    });
 
-  test('all learn of a breaker that has opened, and send one probe', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, breaker) values ('127.0.0.1', true)`);
-    const workers = await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
-    const server = await startServer();
-    server.status = 500;
-    await stage.sql.query(enqueue(server.url, 10));
-    await stage.until(async () => (await breaker(stage))?.['state'] === 'open', 'the breaker opens');
-    await stage.responses(10);
-    await stage.sql.query(enqueue(server.url, 1_000));
-    await stage.until(() => workers.every(({ held }) => held > 0), 'each has some that wait');
-    await stage.sql.query(endPause);
-    await stage.until(
-      async () => (await stage.count(`net.limit_state where state = 'open' and openings = 2`)) === 1,
-      'the breaker is open again',
-    );
-    expect(server.arrived).toHaveLength(11);
-    await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
-  });
+    test('all learn of a breaker that has opened, and send one probe', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, breaker) values ('127.0.0.1', true)`);
+      const workers = await Promise.all([stage.startWorker(), stage.startWorker(), stage.startWorker()]);
+      const server = await startServer();
+      server.status = 500;
+      await stage.sql.query(enqueue(server.url, 10));
+      await stage.until(async () => (await breaker(stage))?.['state'] === 'open', 'the breaker opens');
+      await stage.responses(10);
+      await stage.sql.query(enqueue(server.url, 1_000));
+      await stage.until(() => workers.every(({ held }) => held > 0), 'each has some that wait');
+      await stage.sql.query(endPause);
+      await stage.until(
+        async () => (await stage.count(`net.limit_state where state = 'open' and openings = 2`)) === 1,
+        'the breaker is open again',
+      );
+      expect(server.arrived).toHaveLength(11);
+      await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
+    });
 
-  test('those of many keys that wait for one host do not all wait in the worker’s memory', async () => {
-    const stage = await openLimited(backend, `insert into net.limits (host, concurrency) values ('127.0.0.1', 1)`);
-    const gate = await startGate();
-    await stage.sql.query(
-      `select net.request('GET', '${gate.url}/', limit_key => 'k' || n, timeout_milliseconds => 60000)
+    test('those of many keys that wait for one host do not all wait in the worker’s memory', async () => {
+      const stage = await openLimited(backend, `insert into net.limits (host, concurrency) values ('127.0.0.1', 1)`);
+      const gate = await startGate();
+      await stage.sql.query(
+        `select net.request('GET', '${gate.url}/', limit_key => 'k' || n, timeout_milliseconds => 60000)
        from generate_series(1, 1500) n`,
-    );
-    const claimed = 'net.http_request_queue where claimed_by is not null';
-    await stage.until(async () => gate.waiting() === 1 && (await stage.count(claimed)) >= 1_000, 'they wait');
-    gate.letOneThrough();
-    await stage.responses(1);
-    await stage.until(() => gate.waiting() === 1, 'the next one is sent');
-    expect(await stage.count(claimed)).toBeLessThanOrEqual(1_000 + 200 + 1);
-    await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
-    await stage.sql.query('update net.limits set concurrency = 1000');
-    gate.open();
-    await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
-  });
-
-  test('a connection that is lost gives nobody more', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 4)`);
-    const worker = await stage.startWorker();
-    const gate = await startGate();
-    await stage.sql.query(enqueue(gate.url, 30));
-    await stage.until(() => gate.waiting() === 4, 'the limit is reached');
-    const ready = new Promise((resolve) => worker.once('ready', resolve));
-    await stage.sql.query(`select pg_terminate_backend(pid) from net.worker`);
-    await ready;
-    for (let answered = 1; answered <= 3; answered += 1) {
-      await stage.until(() => gate.waiting() === 4, 'the next one is sent');
+      );
+      const claimed = 'net.http_request_queue where claimed_by is not null';
+      await stage.until(async () => gate.waiting() === 1 && (await stage.count(claimed)) >= 1_000, 'they wait');
       gate.letOneThrough();
-      await stage.responses(answered);
-    }
-    gate.open();
-    await stage.responses(30);
-    expect(gate.waitingMost()).toBe(4);
-  });
+      await stage.responses(1);
+      await stage.until(() => gate.waiting() === 1, 'the next one is sent');
+      expect(await stage.count(claimed)).toBeLessThanOrEqual(1_000 + 200 + 1);
+      await stage.sql.query('delete from net.http_request_queue where claimed_by is null');
+      await stage.sql.query('update net.limits set concurrency = 1000');
+      gate.open();
+      await stage.until(async () => (await stage.count('net.http_request_queue')) === 0, 'all is done');
+    });
 
-  test('what a worker held that is gone is free', async () => {
-    const stage = await backend.open({ worker: false });
-    await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 2)`);
-    await stage.sql.query(`
+    test('a connection that is lost gives nobody more', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 4)`);
+      const worker = await stage.startWorker();
+      const gate = await startGate();
+      await stage.sql.query(enqueue(gate.url, 30));
+      await stage.until(() => gate.waiting() === 4, 'the limit is reached');
+      const ready = new Promise((resolve) => worker.once('ready', resolve));
+      await stage.sql.query(`select pg_terminate_backend(pid) from net.worker`);
+      await ready;
+      for (let answered = 1; answered <= 3; answered += 1) {
+        await stage.until(() => gate.waiting() === 4, 'the next one is sent');
+        gate.letOneThrough();
+        await stage.responses(answered);
+      }
+      gate.open();
+      await stage.responses(30);
+      expect(gate.waitingMost()).toBe(4);
+    });
+
+    test('what a worker held that is gone is free', async () => {
+      const stage = await backend.open({ worker: false });
+      await stage.sql.query(`insert into net.limits (host, concurrency) values ('127.0.0.1', 2)`);
+      await stage.sql.query(`
       insert into net.worker (id, name, version, role, lease_until, restart_seen)
       select n, 'other', '', 10, now() + n * interval '1 minute', 0 from (values (-1), (1)) v (n);
       insert into net.limit_holders
       select 'host 127.0.0.1', n, 1, 1, now() from (values (-1), (0), (1)) v (n)`);
-    await stage.startWorker();
-    const gate = await startGate();
-    await stage.sql.query(enqueue(gate.url, 3));
-    await stage.until(() => gate.waiting() === 1, 'what the living one does not hold is taken');
-    await stage.sql.query('delete from net.worker where id = 1');
-    await stage.until(() => gate.waiting() === 2, 'what it held is taken');
-    gate.open();
-    await stage.responses(3);
-    expect(gate.waitingMost()).toBe(2);
-  });
-});
+      await stage.startWorker();
+      const gate = await startGate();
+      await stage.sql.query(enqueue(gate.url, 3));
+      await stage.until(() => gate.waiting() === 1, 'what the living one does not hold is taken');
+      await stage.sql.query('delete from net.worker where id = 1');
+      await stage.until(() => gate.waiting() === 2, 'what it held is taken');
+      gate.open();
+      await stage.responses(3);
+      expect(gate.waitingMost()).toBe(2);
+    });
+  },
+);

@@ -1,6 +1,6 @@
 import { describe, expect, test, vi } from 'vitest';
 import { httpServer } from '../http/loopback.ts';
-import { backends, can, type Sql, type Stage } from './backends.ts';
+import { can, newestBackends, type Sql, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // Requests with the same ordering_key: one after another, in the order in which they were made.
@@ -41,7 +41,7 @@ async function isBlocked(stage: Stage, id: number): Promise<boolean> {
   return row?.blocks === true;
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('of one key one at a time, in their order; other keys go beside', async () => {
     const stage = await backend.open();
     const gate = await startGate((request) => !(request.url ?? '').startsWith('/slow'));

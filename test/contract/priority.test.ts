@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, type Stage } from './backends.ts';
+import { newestBackends, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // priority: which of the requests that wait goes first.
@@ -9,7 +9,7 @@ const request = (stage: Stage, url: string, priority?: number): Promise<number> 
     `select net.request('GET', '${url}', timeout_milliseconds := 60000, priority := ${priority ?? 'null'})`,
   );
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('a higher one is sent first, equal ones in their order, and 0 is that of all others', async () => {
     const stage = await backend.open({ worker: false });
     await stage.sql.query(`alter role current_user set pg_net.concurrency = 1`);

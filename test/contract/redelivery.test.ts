@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, can, type Sql } from './backends.ts';
+import { can, newestBackends, type Sql } from './backends.ts';
 
 // Requests that are kept when they are done, and sending them again.
 
@@ -81,7 +81,7 @@ const everyOption = `
     set search_path = pg_catalog, pg_temp as 'select';
   insert into net.retry_policy (name, max_attempts, first_delay, max_delay) values ('slow', 3, '1 hour', '1 hour');`;
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('what failed is kept as it was made, and sent again as a new request; what succeeded is neither', async () => {
     const stage = await backend.open();
     const { sql, echoUrl } = stage;

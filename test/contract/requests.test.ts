@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, type Sql, type Stage } from './backends.ts';
+import { newestBackends, type Sql, type Stage } from './backends.ts';
 
 // net.requests: one row for each request that is still known, in whatever state, for whom it concerns. What a worker would write is
 // written by hand, but for the last test.
@@ -70,7 +70,7 @@ async function as(sql: Sql, role: string, statement: string): Promise<Record<str
   }
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   const open = (): Promise<Sql> => openWithEveryKind(() => backend.open({ worker: false }));
 
   test('each request is one row, in its state', async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from 'vitest';
-import { backends, can, type ResponseRow, type Stage } from './backends.ts';
+import { can, newestBackends, type ResponseRow, type Stage } from './backends.ts';
 import { startReceiver } from './receiver.ts';
 
 // Requests that are tried again: how often, by which policy, and what is recorded of it.
@@ -32,7 +32,7 @@ async function configure(stage: Stage, ...settings: readonly string[]): Promise<
   await stage.sql.query('select net.worker_restart()');
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('is tried again until it succeeds, or is dead; every attempt is a row, the same key is sent; what no attempt can mend leaves none', async () => {
     const stage = await backend.open();
     const receiver = await startReceiver();

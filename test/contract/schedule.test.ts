@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, can, type Stage } from './backends.ts';
+import { can, newestBackends, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // run_at and delay: a request that is to be sent later.
@@ -10,7 +10,7 @@ const timing = { quietMs: 1_000_000_000, reclaimEveryMs: 1_000_000_000 };
 const request = (stage: Stage, path: string, when: string): Promise<number> =>
   stage.enqueue(`select net.request('GET', '${stage.echoUrl}${path}', ${when})`);
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('is sent at its time and not before, though the worker was idle', async () => {
     const stage = await backend.open({ worker: false });
     const worker = await stage.startWorker({ timing });

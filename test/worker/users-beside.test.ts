@@ -159,11 +159,11 @@ describe.each(availableMajors())('on PostgreSQL %i', (major) => {
         'alter table net.http_request_queue add column note text, add column noted timestamptz default now()',
       );
       await sql.query('alter table net._http_response add column note text');
-      await sql.query('alter table net.http_request_queue alter column url type varchar(100000)');
+      await sql.query('alter table net.http_request_queue alter column sign_with type varchar(63)');
       await until(() => worker.held > 0, 'the worker goes on');
       await sql.query('alter table net.http_request_queue drop column note, drop column noted');
       await sql.query('alter table net._http_response drop column note');
-      await sql.query('alter table net.http_request_queue alter column url type text');
+      await sql.query('alter table net.http_request_queue alter column sign_with type text');
     }
     await worker.drain();
     await settled();
