@@ -35,7 +35,7 @@ describe.each(availableMajors())('install on PostgreSQL %i', (major) => {
         "Made pg_settings show pg_net's settings (this changed the rule of a system view; pgfetch uninstall puts it back).",
       ],
     });
-    expect(await site.sql(settingsShown)).toHaveLength(10);
+    expect(await site.sql(settingsShown)).toHaveLength(16);
     expect(await site.sql(`select net.http_get('http://127.0.0.1/') as id`)).toEqual([{ id: 1 }]);
   });
 
@@ -56,7 +56,7 @@ describe.each(availableMajors())('install on PostgreSQL %i', (major) => {
     expect(await install(db)).toMatchObject({ showsSettings: false });
     expect(await site.sql(settingsShown)).toEqual([]);
     expect(await install(db, { showSettings: true })).toMatchObject({ kind: 'already_installed', showsSettings: true });
-    expect(await site.sql(settingsShown)).toHaveLength(10);
+    expect(await site.sql(settingsShown)).toHaveLength(16);
     const shown = await catalog(site);
     expect(await install(db, { showSettings: true })).toMatchObject({ showsSettings: true });
     expect(await catalog(site)).toEqual(shown);
