@@ -278,7 +278,7 @@ async function trafficChecks(db: Database, server: ServerFacts, paused: Pause | 
           ? paused !== null
             ? 'It is sent after: pgfetch resume'
             : 'It is sent as soon as a worker runs.'
-          : 'The workers do not keep up, or rows were put in by hand (then: select net.wake();). See pgfetch status for slow or failing targets; raise pg_net.concurrency or start another worker.',
+          : 'The workers do not keep up, or rows were put in by hand (then: select net.wake();). See pgfetch status for slow or failing targets; raise pg_net.concurrency or start another worker. Or they wait for a limit (net.limits), a breaker (net.breakers) or their ordering key.',
     },
   ];
 }

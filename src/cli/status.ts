@@ -110,9 +110,13 @@ function stateText(installation: Installation): string | undefined {
 
 function queueText({ queue }: Status): string {
   const about = queue.isEstimate ? 'about ' : '';
-  const cameBack =
-    queue.cameBack === 0 ? '' : `, ${queue.cameBack}${queue.isEstimate ? ' or more' : ''} of them came back`;
+  const orMore = queue.isEstimate ? ' or more' : '';
+  const cameBack = queue.cameBack === 0 ? '' : `, ${queue.cameBack}${orMore} of them came back or fell due`;
   const lines = [`Queue: ${about}${queue.waiting} waiting${cameBack}, ${queue.inFlight} in flight`];
+  if (queue.later > 0) lines.push(`  ${about}${queue.later} due later: scheduled, or to be tried again`);
+  if (queue.blocking > 0) {
+    lines.push(`  ${queue.blocking}${orMore} failed and hold up their ordering key: redeliver or cancel them`);
+  }
   if (queue.oldest !== null) {
     const { id, method, url, ageMs } = queue.oldest;
     const age = ageMs === null ? '' : ` for ${duration(ageMs)}`;

@@ -2,25 +2,32 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
 
 /**
  * Looks at the `$1` oldest requests of the queue: through the primary key, because claims go in the order of ids, so what is
- * in flight and what has waited longest is among them, however long the queue is.
+ * in flight and what has waited longest is among them, however long the queue is. What is due later does not wait: it is
+ * counted by itself, and so is what failed and holds up its ordering key, which is due at infinity.
  */
 const queueStatement: Statement = {
   name: 'pgfetch_status_queue',
   text: `
     with seen as materialized (
-      select q.id, q.claimed_by, q.due_at, q.created from net.http_request_queue q order by q.id limit $1
+      select q.id, q.claimed_by, q.due_at, q.created,
+        q.claimed_by is null and (q.due_at is null or q.due_at <= pg_catalog.clock_timestamp()) as waits
+      from net.http_request_queue q order by q.id limit $1
     ),
     oldest as materialized (
       select q.id, q.method, q.url,
-        (extract(epoch from pg_catalog.clock_timestamp() - q.created) * 1000)::double precision as age_ms
+        (extract(epoch from pg_catalog.clock_timestamp() - greatest(q.created, q.due_at)) * 1000)::double precision as age_ms
       from net.http_request_queue q
-      where q.id = (select s.id from seen s where s.claimed_by is null order by s.created nulls last, s.id limit 1)
+      where q.id = (
+        select s.id from seen s where s.waits order by greatest(s.created, s.due_at) nulls last, s.id limit 1
+      )
     )
     select
       pg_catalog.count(*) as seen,
-      pg_catalog.count(*) filter (where s.claimed_by is null) as waiting,
+      pg_catalog.count(*) filter (where s.waits) as waiting,
       pg_catalog.count(*) filter (where s.claimed_by is not null) as in_flight,
-      pg_catalog.count(*) filter (where s.claimed_by is null and s.due_at is not null) as came_back,
+      pg_catalog.count(*) filter (where s.waits and s.due_at is not null) as came_back,
+      pg_catalog.count(*) filter (where s.claimed_by is null and not s.waits and s.due_at < 'infinity') as later,
+      pg_catalog.count(*) filter (where s.claimed_by is null and s.due_at = 'infinity') as blocking,
       pg_catalog.pg_stat_get_live_tuples('net.http_request_queue'::regclass) as estimate,
       (select o.id from oldest o) as oldest_id,
       (select o.method from oldest o) as oldest_method,
@@ -112,9 +119,16 @@ export const defaultStatusLimits: StatusLimits = Object.freeze({
 export type QueueStatus = {
   readonly waiting: number;
   readonly inFlight: number;
-  /** Of those that wait: how many were given back or taken from a dead worker. */
+  /** Of those that wait: how many were given back, taken from a dead worker, or asked for later and are due by now. */
   readonly cameBack: number;
-  /** The queue is longer than what was looked at: `waiting` is the server's estimate, `cameBack` counts the oldest only. */
+  /** Not due yet: scheduled, or to be tried again. */
+  readonly later: number;
+  /** Failed, and hold up their ordering key until they are redelivered or cancelled. */
+  readonly blocking: number;
+  /**
+   * The queue is longer than what was looked at: `waiting` and `later` are shares of the server's estimate, as large as among the
+   * oldest; `cameBack` and `blocking` count the oldest only.
+   */
   readonly isEstimate: boolean;
   readonly oldest: {
     readonly id: bigint;
@@ -186,6 +200,8 @@ type QueueRow = Row & {
   waiting: bigint;
   in_flight: bigint;
   came_back: bigint;
+  later: bigint;
+  blocking: bigint;
   estimate: bigint;
   oldest_id: bigint | null;
   oldest_method: string | null;
@@ -201,11 +217,18 @@ export async function readQueue(session: Session, rowsMax: number): Promise<Queu
   }
   const isEstimate = Number(row.seen) > rowsMax;
   const inFlight = Number(row.in_flight);
-  const waiting = Number(row.waiting);
+  const blocking = Number(row.blocking);
+  const rest = Number(row.seen) - inFlight - blocking;
+  const share = (counted: bigint): number =>
+    isEstimate && rest > 0
+      ? Math.max(Math.round(((Number(row.estimate) - inFlight - blocking) * Number(counted)) / rest), Number(counted))
+      : Number(counted);
   return {
-    waiting: isEstimate ? Math.max(Number(row.estimate) - inFlight, waiting) : waiting,
+    waiting: share(row.waiting),
     inFlight,
     cameBack: Number(row.came_back),
+    later: share(row.later),
+    blocking,
     isEstimate,
     oldest:
       row.oldest_id === null

@@ -200,11 +200,32 @@ describe('status', () => {
     });
     expect(stdout).not.toContain('tops3cret');
     const text = (await cli('status')).stdout;
-    expect(text).toMatch(/3 waiting, 1 of them came back, 0 in flight/);
+    expect(text).toMatch(/3 waiting, 1 of them came back or fell due, 0 in flight/);
     expect(text).toMatch(/oldest waits for 2 h: request 1, GET https:\/\/example\.com\/hook/);
     expect(text).toMatch(/Workers: none.*pgfetch worker/);
     expect(text).toMatch(/timed_out +1 +last/);
     expect(text).not.toContain('tops3cret');
+  });
+
+  test('what is due later does not wait, nor does what holds up its key', async () => {
+    await cli('install');
+    await client.query(`
+      select net.request('GET', 'https://example.com/', delay := '1 day') from generate_series(1, 2);
+      select net.request('GET', 'https://example.com/', ordering_key := 'k', if_failed := 'block');
+      update net.http_request_queue set created = now() - interval '2 days';
+      update net.http_request_queue set due_at = 'infinity' where ordering_key is not null;
+      select net.http_get('https://example.com/')`);
+    const { queue } = JSON.parse((await cli('status', '--json')).stdout);
+    expect(queue).toMatchObject({ waiting: 1, inFlight: 0, cameBack: 0, later: 2, blocking: 1, oldest: { id: 4 } });
+    expect((await cli('status')).stdout).toMatch(/2 due later.*\n.*1 failed and hold up their ordering key/);
+    expect((await cli('doctor')).stdout).toMatch(/✓ queue: 1 waiting/);
+    const db = await connectPg({ connectionString: database.url, applicationName: 'test', connectTimeoutMs: 10_000 });
+    await client.query('analyze net.http_request_queue');
+    expect(await readQueue(db, 2)).toMatchObject({ waiting: 0, later: expect.any(Number), isEstimate: true });
+    await client.query('update net.http_request_queue set due_at = now() - interval $$2 min$$ where id = 1');
+    expect((await readQueue(db, 10)).oldest).toMatchObject({ id: 1n });
+    expect((await readQueue(db, 10)).oldest?.ageMs).toBeLessThan(600_000);
+    await db.close();
   });
 
   test('counts a long queue up to a limit, and says that the rest is an estimate', async () => {
