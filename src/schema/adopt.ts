@@ -34,6 +34,14 @@ const discardStatement: Statement = {
     select pg_catalog.count(*) as requests from gone`,
 };
 
+/** The functions of a copy beside the original are not for what came back to the original. */
+const discardCallbacksStatement: Statement = {
+  name: 'pgfetch_adopt_callbacks',
+  text: `
+    with gone as (delete from net.callbacks returning 1)
+    select pg_catalog.count(*) as callbacks from gone`,
+};
+
 const countStatement: Statement = {
   name: 'pgfetch_adopt_count',
   text: 'select pg_catalog.count(*) as requests from net.http_request_queue',
@@ -63,14 +71,15 @@ const withdrawStatement: Statement = {
 
 /**
  * Requests and responses carry the OIDs of the roles that made them. On another server the same numbers are other roles,
- * who would see what is not theirs: from here on only the owner and net_admin do.
+ * who would see what is not theirs: from here on only the owner and net_admin do. So it is with the functions that were to be
+ * called back, and with idempotency keys, by which a role would be given the id of another's request.
  */
 const forgetRequestersStatement: Statement = {
   name: 'pgfetch_adopt_requesters',
   text: `
     update net.http_request_queue
-    set login_role = null, set_role = null
-    where login_role is not null or set_role is not null`,
+    set login_role = null, set_role = null, on_success = null, on_error = null
+    where pg_catalog.num_nonnulls(login_role, set_role, on_success, on_error) > 0`,
 };
 const forgetRespondentsStatement: Statement = {
   name: 'pgfetch_adopt_responses',
@@ -84,8 +93,20 @@ const forgetKeptStatement: Statement = {
   name: 'pgfetch_adopt_kept',
   text: `
     update net.kept_requests
+    set login_role = null, set_role = null, on_success = null, on_error = null
+    where pg_catalog.num_nonnulls(login_role, set_role, on_success, on_error) > 0`,
+};
+
+const forgetAttemptsStatement: Statement = {
+  name: 'pgfetch_adopt_attempts',
+  text: `
+    update net.attempts
     set login_role = null, set_role = null
     where login_role is not null or set_role is not null`,
+};
+const forgetKeysStatement: Statement = {
+  name: 'pgfetch_adopt_keys',
+  text: 'delete from net.idempotency_keys',
 };
 
 const identifyStatement: Statement = {
@@ -148,10 +169,17 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
     const wasPaused = (await session.query(endPauseStatement)).length > 0;
     const requests = await countOf(session, options.queue === 'discard' ? discardStatement : countStatement);
     await session.query(freeStatement);
+    let uncalled = 0;
+    if (otherServer || options.queue === 'discard') {
+      const [row] = await session.query<Row & { callbacks: bigint }>(discardCallbacksStatement);
+      uncalled = Number(row?.callbacks ?? 0n);
+    }
     if (otherServer) {
       await session.query(forgetRequestersStatement);
       await session.query(forgetRespondentsStatement);
       await session.query(forgetKeptStatement);
+      await session.query(forgetAttemptsStatement);
+      await session.query(forgetKeysStatement);
     }
     const discarded = options.queue === 'discard' ? requests : 0;
     const lines = [
@@ -160,6 +188,11 @@ async function adoptCopy(session: Session, database: string, options: AdoptOptio
         ? `Deleted from the queue, not to be sent from here: ${discarded} request${discarded === 1 ? '' : 's'} of the original.`
         : `Kept in the queue, to be sent from here: ${requests} request${requests === 1 ? '' : 's'} of the original.`,
     ];
+    if (uncalled > 0) {
+      lines.push(
+        `Deleted, not to be called from here: ${uncalled} callback${uncalled === 1 ? '' : 's'} of the original.`,
+      );
+    }
     if (wasPaused) {
       lines.push('The pause that was copied along is ended.');
     }

@@ -63,8 +63,12 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
   test('or discards it', async () => {
     const copy = await copyOf(await openSite(major));
     const db = await copy.open();
-    expect(await adopt(db, { queue: 'discard' })).toMatchObject({ kind: 'adopted', kept: 0, discarded: 2 });
+    await copy.sql('insert into net.callbacks (request_id, function, requester) values (0, 4713, 10)');
+    const report = await adopt(db, { queue: 'discard' });
+    expect(report).toMatchObject({ kind: 'adopted', kept: 0, discarded: 2 });
+    expect(report.lines).toContain('Deleted, not to be called from here: 1 callback of the original.');
     expect(await copy.sql('select from net.http_request_queue')).toEqual([]);
+    expect(await copy.sql('select from net.callbacks')).toEqual([]);
     await db.close();
     await dropCopy(copy);
   });
@@ -74,7 +78,11 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
     await install(await site.open());
     await site.sql(`
       select net.http_get('http://127.0.0.1/1');
+      update net.http_request_queue set on_success = 4713;
       insert into net._http_response (id, login_role, set_role) values (0, 4711, 4712);
+      insert into net.attempts (request_id, attempt, started, login_role, set_role) values (0, 1, now(), 4711, 4712);
+      insert into net.callbacks (request_id, function, requester) values (0, 4713, 4711);
+      insert into net.idempotency_keys (requester, key, request_id, expires_at) values (4711, 'k', 0, 'infinity');
       insert into net.kept_requests (id, method, url, headers, timeout_milliseconds, attempts, state, login_role, set_role)
       values (0, 'GET', 'http://h', '{}', 1, 1, 'failed', 4711, 4712);
       update net.installation set system_identifier = '1'`);
@@ -91,6 +99,12 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
     expect(await site.sql('select login_role, set_role from net.kept_requests')).toEqual([
       { login_role: null, set_role: null },
     ]);
+    expect(await site.sql('select login_role, set_role from net.attempts')).toEqual([
+      { login_role: null, set_role: null },
+    ]);
+    expect(await site.sql('select on_success from net.http_request_queue')).toEqual([{ on_success: null }]);
+    expect(await site.sql('select from net.callbacks')).toEqual([]);
+    expect(await site.sql('select from net.idempotency_keys')).toEqual([]);
     expect(await inspectInstallation(db)).toMatchObject({ kind: 'ready' });
   });
 
