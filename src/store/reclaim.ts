@@ -34,10 +34,17 @@ const reclaimStatement: Statement = {
       from net.http_request_queue q
       where q.claimed_by = any (array(select id from suspects)) and exists (select from suspects)
     ),
+    loose as materialized (
+      -- What somebody is cancelling, for as long as that transaction lasts, is an orphan then.
+      select q.id
+      from net.http_request_queue q
+      where q.id = any (array(select id from held)) and q.claimed_by = any (array(select id from suspects))
+      for update skip locked
+    ),
     freed as (
       update net.http_request_queue q
       set claimed_by = null, due_at = pg_catalog.clock_timestamp()
-      where q.id = any (array(select id from held)) and q.claimed_by = any (array(select id from suspects))
+      where q.id = any (array(select id from loose))
       returning 1
     ),
     buried as (
@@ -67,24 +74,45 @@ const reclaimStatement: Statement = {
 const reclaimOrphansStatement: Statement = {
   name: 'pgfetch_reclaim_orphans',
   text: `
-    with freed as (
-      update net.http_request_queue q
-      set claimed_by = null, due_at = pg_catalog.clock_timestamp()
+    with orphans as materialized (
+      select q.id
+      from net.http_request_queue q
       where q.claimed_by is not null
         and not exists (select from net.worker w where w.id = q.claimed_by)
+    ),
+    loose as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.id = any (array(select id from orphans))
+        and q.claimed_by is not null
+        and not exists (select from net.worker w where w.id = q.claimed_by)
+      for update of q skip locked
+    ),
+    freed as (
+      update net.http_request_queue q
+      set claimed_by = null, due_at = pg_catalog.clock_timestamp()
+      where q.id = any (array(select id from loose))
       returning 1
     )
-    select pg_catalog.count(*) as freed from freed`,
+    select
+      (select pg_catalog.count(*) from freed) as freed,
+      (select pg_catalog.count(*) from orphans) > (select pg_catalog.count(*) from loose) as are_left`,
 };
 
 /** What was claimed as worker `$1`'s and never reached it: the connection was lost before the answer. */
 const reclaimLostStatement: Statement = {
   name: 'pgfetch_reclaim_lost',
   text: `
-    with freed as (
+    with lost as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.claimed_by = $1 and q.id <> all ($2::bigint[])
+      for update skip locked
+    ),
+    freed as (
       update net.http_request_queue q
       set claimed_by = null, due_at = pg_catalog.clock_timestamp()
-      where q.claimed_by = $1 and q.id <> all ($2::bigint[])
+      where q.id = any (array(select id from lost))
       returning 1
     )
     select pg_catalog.count(*) as freed from freed`,
@@ -117,8 +145,14 @@ export async function reclaimLost(session: Session, workerId: bigint, heldIds: r
   return Number(row?.freed ?? 0n);
 }
 
-/** Frees claims of workers that are unknown. Reads the whole queue: for the start of a worker. Returns how many. */
-export async function reclaimOrphans(session: Session): Promise<number> {
-  const [row] = await session.query<Row & { freed: bigint }>(reclaimOrphansStatement);
-  return Number(row?.freed ?? 0n);
+export type Orphans = {
+  readonly freed: number;
+  /** Others are locked by whoever cancels them: to be looked for again. */
+  readonly areLeft: boolean;
+};
+
+/** Frees claims of workers that are unknown. Reads the whole queue: for the start of a worker. */
+export async function reclaimOrphans(session: Session): Promise<Orphans> {
+  const [row] = await session.query<Row & { freed: bigint; are_left: boolean }>(reclaimOrphansStatement);
+  return { freed: Number(row?.freed ?? 0n), areLeft: row?.are_left === true };
 }

@@ -19,3 +19,8 @@ export function isAboutTheData(error: PostgresError): boolean {
 export function isAboutTheRow(error: PostgresError): boolean {
   return /^(22|23|40|54|P0|55P03|57014)/.test(error.code);
 }
+
+/** Somebody has locked what it was about. */
+export function isLocked(error: unknown): boolean {
+  return error instanceof PostgresError && error.code === '55P03';
+}

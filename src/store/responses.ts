@@ -214,3 +214,23 @@ export async function forget(
 
 /** Somebody else has locked the request. */
 export const locked: PostgresError = new PostgresError('the request is locked by another transaction', '55P03');
+
+const lockedStatement: Statement = {
+  name: 'pgfetch_locked',
+  text: `
+    with free as materialized (
+      select q.id
+      from net.http_request_queue q
+      where q.id = any ($2::bigint[]) and q.claimed_by = $1
+      for update skip locked
+    )
+    select q.id
+    from net.http_request_queue q
+    where q.id = any ($2::bigint[]) and q.claimed_by = $1 and q.id not in (select f.id from free f)`,
+};
+
+/** Which of these requests somebody else has locked. Waits for nobody. */
+export async function lockedOf(session: Session, workerId: bigint, ids: readonly bigint[]): Promise<readonly bigint[]> {
+  const rows = await session.query<Row & { id: bigint }>(lockedStatement, [workerId, ids]);
+  return rows.map((row) => row.id);
+}

@@ -8,8 +8,8 @@ import {
 import { type Database, PostgresError, type Row, type Session, type Statement } from '../postgres/database.ts';
 import { type Followed, putBackForRetry, recordAftermath } from './aftermath.ts';
 import { holdKeys, leaveBlocking } from './blocking.ts';
-import { asPostgresError, isAboutTheData, isAboutTheRow, isRefusal } from './refusals.ts';
-import { forget, hasResponse, locked, recordOneResponse, recordResponses } from './responses.ts';
+import { asPostgresError, isAboutTheData, isAboutTheRow, isLocked, isRefusal } from './refusals.ts';
+import { forget, hasResponse, locked, lockedOf, recordOneResponse, recordResponses } from './responses.ts';
 import { isKeptAlone } from './settle-kept.ts';
 
 const unstorableStatement: Statement = {
@@ -32,6 +32,9 @@ export type Settled = {
   readonly refusal: PostgresError | undefined;
 };
 
+/** Those that somebody had locked: whether they are free again is asked before anything waits for them once more. */
+const wereLocked = new WeakSet<Settlement>();
+
 /** So many refusals without a success mean that it is not about the rows. */
 const refusalsMax = 20;
 
@@ -45,6 +48,8 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
   const returned: bigint[] = [];
   const refused: Settlement[] = [];
   let refusal: PostgresError | undefined;
+  /** How many of the refused were not tried. */
+  let heldBack = 0;
 
   const isDone = (): boolean => recorded.length + returned.length > 0;
   const note = (done: Done): void => {
@@ -53,8 +58,29 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
     refused.push(...done.locked);
     refusal = done.locked.length > 0 ? locked : refusal;
   };
+  /** Hands back those that somebody has locked, and returns the others. */
+  const withoutLocked = async (part: readonly Settlement[]): Promise<readonly Settlement[]> => {
+    const asked = lockedOf(
+      db,
+      workerId,
+      part.map(({ id }) => id),
+    );
+    const ids = new Set(
+      await asked.catch((error: unknown) => {
+        // The whole table is locked.
+        if (!isRefusal(error)) throw error;
+        return [];
+      }),
+    );
+    const theirs = part.filter(({ id }) => ids.has(id));
+    for (const settlement of theirs) wereLocked.add(settlement);
+    refused.push(...theirs);
+    heldBack += theirs.length;
+    refusal = theirs.length > 0 ? locked : refusal;
+    return theirs.length > 0 ? part.filter(({ id }) => !ids.has(id)) : part;
+  };
   const settleHalves = async (part: readonly Settlement[]): Promise<void> => {
-    if (!isDone() && refused.length >= refusalsMax) {
+    if (!isDone() && refused.length - heldBack >= refusalsMax) {
       refused.push(...part);
       return;
     }
@@ -62,7 +88,10 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
       note(await settleAll(db, workerId, part));
     } catch (error) {
       const [only] = part;
-      if (part.length > 1 && isRefusal(error)) {
+      const others = part.length > 1 && isLocked(error) ? await withoutLocked(part) : part;
+      if (others.length < part.length) {
+        if (others.length > 0) await settleHalves(others);
+      } else if (part.length > 1 && isRefusal(error)) {
         const half = part.length >> 1;
         await settleHalves(part.slice(0, half));
         await settleHalves(part.slice(half));
@@ -80,11 +109,16 @@ export async function settle(db: Database, workerId: bigint, group: readonly Set
     }
   };
 
+  const suspects = group.filter((s) => wereLocked.has(s));
+  const stillLocked = new Set(suspects);
+  for (const free of suspects.length > 0 ? await withoutLocked(suspects) : []) stillLocked.delete(free);
+  const free = suspects.length > 0 ? group.filter((s) => !stillLocked.has(s)) : group;
+
   for (const part of [
-    group.filter(isPlain),
-    group.filter((s) => isKeptAlone(s.aftermath)),
-    group.filter((s) => isFollowed(s) && !isKeptAlone(s.aftermath)),
-    group.filter(isRetried),
+    free.filter(isPlain),
+    free.filter((s) => isKeptAlone(s.aftermath)),
+    free.filter((s) => isFollowed(s) && !isKeptAlone(s.aftermath)),
+    free.filter(isRetried),
   ]) {
     if (part.length > 0) {
       await settleHalves(part);

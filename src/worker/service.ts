@@ -30,6 +30,8 @@ export type ServiceContext = {
   readonly listens: boolean;
   readonly flights: Flights;
   readonly standings: Standings;
+  /** Claims of workers that are gone could not be freed yet: somebody had locked them. */
+  readonly orphansLeft: boolean;
   /** Raised whenever something has changed that the loop should know. */
   readonly signal: Signal;
   readonly orders: Orders;

@@ -11,7 +11,10 @@ const sweepEveryMs = 10_000;
 
 const never = Number.POSITIVE_INFINITY;
 
-export type UpkeepContext = Pick<ServiceContext, 'db' | 'workerId' | 'settings' | 'timing' | 'listens' | 'warn'>;
+export type UpkeepContext = Pick<
+  ServiceContext,
+  'db' | 'workerId' | 'settings' | 'timing' | 'listens' | 'warn' | 'orphansLeft'
+>;
 
 /** What time brings: responses that expire, workers that have died. */
 export class Upkeep {
@@ -23,12 +26,15 @@ export class Upkeep {
   /** When to tend though nothing happens. */
   #alarmMs = never;
   readonly #expiry: Expiry;
+  /** Somebody had locked claims of a worker that is gone when they were to be freed. */
+  #orphansLeft: boolean;
 
   constructor(context: UpkeepContext, lookout: Lookout, now: number) {
     this.#c = context;
     this.#lookout = lookout;
     this.#lastTendedMs = now;
     this.#lastSweptMs = now;
+    this.#orphansLeft = context.orphansLeft;
     this.otherPromises = new OtherPromises(context.timing.promiseMs);
     this.#expiry = new Expiry(context);
   }
@@ -64,8 +70,10 @@ export class Upkeep {
   async #reclaim(now: number): Promise<number> {
     const { db, workerId, timing, warn } = this.#c;
     const { freed: freedByDeath, buried, watchMs } = await reclaim(db, workerId);
-    // What a dead worker claimed while it was being buried.
-    const freed = freedByDeath + (buried > 0 ? await reclaimOrphans(db) : 0);
+    // What a dead worker claimed while it was being buried, or somebody had locked.
+    const orphans = buried > 0 || this.#orphansLeft ? await reclaimOrphans(db) : undefined;
+    this.#orphansLeft = orphans?.areLeft === true;
+    const freed = freedByDeath + (orphans?.freed ?? 0);
     // It may have promised to look after we last looked in its stead.
     if (buried > 0 || now >= this.otherPromises.overAtMs) {
       this.otherPromises.forget();
@@ -75,6 +83,7 @@ export class Upkeep {
       warn(`${freed} requests of a worker that is gone are free again`);
     }
     this.alarm(watchMs === null ? never : now + Math.min(watchMs + 1, timing.reclaimEveryMs));
+    this.alarm(this.#orphansLeft ? now + timing.reclaimEveryMs : never);
     return freed;
   }
 }

@@ -57,6 +57,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
   #hasGivenUp = false;
   /** A connection was lost: a claim may have been committed whose answer did not arrive. */
   #mayHaveLostClaims = false;
+  #orphansLeft = false;
   readonly #pausing: Pausing;
   #leaveTimer: NodeJS.Timeout | undefined;
 
@@ -265,6 +266,7 @@ export class Worker extends EventEmitter<WorkerEvents> {
         listens,
         flights: this.#flights,
         standings,
+        orphansLeft: this.#orphansLeft,
         signal,
         orders,
         now: () => this.#now(),
@@ -386,10 +388,12 @@ export class Worker extends EventEmitter<WorkerEvents> {
       this.#log.warn({ dropped }, `${dropped} requests that this worker held have been given to others meanwhile`);
     }
     // Whoever keeps its registration has looked for orphans before: any role may ask for restarts, and the look reads all.
-    const orphans = kept === null ? await reclaimOrphans(db) : 0;
+    const { freed: freedByDeath, buried } = await reclaim(db, registration.workerId);
+    const orphans = kept === null || buried > 0 || this.#orphansLeft ? await reclaimOrphans(db) : undefined;
+    this.#orphansLeft = orphans?.areLeft === true;
     const lost = kept !== null && this.#mayHaveLostClaims ? await reclaimLost(db, kept.workerId, this.#flights.ids) : 0;
     this.#mayHaveLostClaims = false;
-    const freed = orphans + lost + (await reclaim(db, registration.workerId)).freed;
+    const freed = freedByDeath + (orphans?.freed ?? 0) + lost;
     if (freed > 0) {
       this.#log.info({ freed }, `${freed} requests of workers or connections that are gone are free again`);
     }

@@ -149,6 +149,7 @@ export async function startSteppedWorker(url: string, name: string): Promise<Ste
   const service = new Service({
     db: gate.wrap(db),
     random: Math.random,
+    orphansLeft: false,
     workerId: registration.workerId,
     obeyed: registration.asked,
     settings: { ...defaultSettings, batchSize: 4 },
