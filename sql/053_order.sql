@@ -151,8 +151,9 @@ begin
 end
 $$;
 
--- Sends a request again that has failed and blocks its key; false where it is none. Its response makes room for the next. For the
--- owner: whoever calls it checks whose request that is.
+-- Sends a request again that has failed and blocks its key; false where it is none. Its response makes room for the next, and so do
+-- its attempts and a call that is still to be made with that response (or has failed): both go by the request's id. For the owner:
+-- whoever calls it checks whose request that is.
 -- API: private
 create function net._retry_blocked(request_id bigint)
   returns boolean
@@ -163,7 +164,7 @@ create function net._retry_blocked(request_id bigint)
 as $$
 begin
   update net.http_request_queue q
-  set due_at = clock_timestamp(), attempts = null, first_sent_at = null
+  set due_at = clock_timestamp(), attempts = null, first_sent_at = null, cancel_asked = null
   where q.id = request_id
     and q.claimed_by is null
     and q.due_at = 'infinity'
@@ -171,7 +172,9 @@ begin
   if not found then
     return false;
   end if;
-  delete from net._http_response r where r.id = request_id;
+  delete from net.callbacks c where c.request_id = $1;
+  delete from net.attempts a where a.request_id = $1;
+  delete from net._http_response r where r.id = $1;
   perform net._wake();
   return true;
 end

@@ -56,7 +56,7 @@ create type net.redelivery as (
   run_at      timestamptz
 );
 
--- Whether the role may send again what any role had requested: it has the rights of the schema's owner or of net_admin.
+-- Whether the role may send again, or cancel, what any role had requested: it has the rights of the schema's owner or of net_admin.
 -- API: private
 create function net._redelivers_for_all(role oid)
   returns boolean

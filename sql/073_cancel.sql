@@ -12,12 +12,7 @@ create function net._cancel(caller net._caller, request_id bigint)
 as $$
 declare
   canceller oid := net._caller_role(caller);
-  sees_all  boolean := exists (
-    select
-    from pg_roles r
-    where (r.rolname = 'net_admin' or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'net'))
-      and pg_has_role(canceller, r.oid, 'USAGE')
-  );
+  sees_all  boolean := net._redelivers_for_all(canceller);
   -- A row of the queue as far as it matters here.
   request   record;
   outcome   text;

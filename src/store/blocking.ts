@@ -1,12 +1,15 @@
 import type { Session, Statement } from '../postgres/database.ts';
 
-/** Marks requests that are to stay in the queue when their responses are recorded. The fence is in the statement that does that. */
+/**
+ * Marks requests that are to stay in the queue when their responses are recorded. One that was cancelled meanwhile, and has failed
+ * before we heard of that, is given up already. The fence is in the statement that records.
+ */
 const holdStatement: Statement = {
   name: 'pgfetch_hold_keys',
   text: `
     update net.http_request_queue q
     set due_at = 'infinity'
-    where q.id = any ($2::bigint[]) and q.claimed_by = $1`,
+    where q.id = any ($2::bigint[]) and q.claimed_by = $1 and q.cancel_asked is not true`,
 };
 
 const leaveStatement: Statement = {

@@ -91,4 +91,18 @@ describe.each(availableMajors())('PostgreSQL %i', (major) => {
     await stage.admin.query('revoke victim from attacker');
     expect(await attempt(stage.attacker, `select net.redeliver(${id})`)).toMatch(/^P0002:/);
   });
+
+  test('a role that has come to the name of net_admin has none of its rights', async () => {
+    const stage = await openStage(opened, major);
+    const id = await keepVictims(stage);
+    for (const statement of [`net.cancel(${stage.victimsId})`, `net.redeliver(${id})`]) {
+      const outcome = await attempt(
+        stage.admin,
+        `alter role net_admin rename to net_admin_before; create role net_admin; grant net_admin to attacker;
+         set local role attacker; select ${statement}`,
+      );
+      expect(outcome, statement).toMatch(/^P0002:/);
+    }
+    await stage.expectUnharmed();
+  });
 });
