@@ -106,7 +106,7 @@ const forgetAttemptsStatement: Statement = {
 };
 const forgetKeysStatement: Statement = {
   name: 'pgfetch_adopt_keys',
-  text: 'delete from net.idempotency_keys',
+  text: 'with turns as (delete from net.ordering_keys) delete from net.idempotency_keys',
 };
 
 const identifyStatement: Statement = {

@@ -57,6 +57,7 @@ const aftermathStatement: Statement = {
     insert into net.callbacks (request_id, function, requester)
     select g.id, g.callback, coalesce(g.set_role, g.login_role)
     from given g
+    -- What is nobody's (inserted by hand, of another server) has nobody's function to be called.
     where g.callback is not null and coalesce(g.set_role, g.login_role) is not null
     on conflict do nothing`,
 };

@@ -57,20 +57,23 @@ describe.each(backends)('$name', (backend) => {
     ]);
   });
 
-  test.runIf(can(backend, 'severalSessions'))('cancelled while it is sent, it holds up nobody if it fails', async () => {
-    const stage = await backend.open({ worker: false });
-    const held: (() => void)[] = [];
-    const { url } = await httpServer((_request, response) => {
-      held.push(() => response.writeHead(500).end());
-    });
-    await stage.startWorker({}, { deafTo: 'net_cancel' });
-    const id = await block(stage, url);
-    await stage.until(() => held.length === 1, 'it is being sent');
-    const next = await block(stage, await answering(200));
-    expect(await stage.sql.query(`select net.cancel(${id}) as outcome`)).toEqual([{ outcome: 'cancelling' }]);
-    for (const answer of held) answer();
-    expect(await stage.response(id)).toMatchObject({ status_code: 500 });
-    expect(await stage.response(next)).toMatchObject({ status_code: 200 });
-    expect(await stage.count('net.http_request_queue')).toBe(0);
-  });
+  test.runIf(can(backend, 'severalSessions'))(
+    'cancelled while it is sent, it holds up nobody if it fails',
+    async () => {
+      const stage = await backend.open({ worker: false });
+      const held: (() => void)[] = [];
+      const { url } = await httpServer((_request, response) => {
+        held.push(() => response.writeHead(500).end());
+      });
+      await stage.startWorker({}, { deafTo: 'net_cancel' });
+      const id = await block(stage, url);
+      await stage.until(() => held.length === 1, 'it is being sent');
+      const next = await block(stage, await answering(200));
+      expect(await stage.sql.query(`select net.cancel(${id}) as outcome`)).toEqual([{ outcome: 'cancelling' }]);
+      for (const answer of held) answer();
+      expect(await stage.response(id)).toMatchObject({ status_code: 500 });
+      expect(await stage.response(next)).toMatchObject({ status_code: 200 });
+      expect(await stage.count('net.http_request_queue')).toBe(0);
+    },
+  );
 });

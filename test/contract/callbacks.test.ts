@@ -43,6 +43,17 @@ const allCalled = ({ sql, until }: Stage): Promise<unknown> =>
   until(async () => (await callbackRows(sql)).length === 0, 'every callback has been called');
 
 describe.each(newestBackends)('$name', (backend) => {
+  test("a request that is nobody's is recorded, and calls nothing", async () => {
+    const stage = await openWith(() => backend.open());
+    const id = await stage.enqueue(
+      `insert into net.http_request_queue (method, url, headers, timeout_milliseconds, on_success)
+       values ('GET', '${stage.echoUrl}/get', '{}', 10000, 'paid'::regproc) returning id`,
+    );
+    await stage.sql.query('select net.wake()');
+    expect(await stage.response(id)).toMatchObject({ status_code: 200 });
+    expect(await stage.count('net.callbacks')).toBe(0);
+  });
+
   test('the one function or the other is called with the response, as its owner', async () => {
     const stage = await openWith(() => backend.open());
     const both = `on_success := 'paid', on_error := 'unpaid'`;

@@ -99,6 +99,15 @@ describe.each(newestBackends)('$name', (backend) => {
     expect(await sql.query('select key from net.idempotency_keys')).toEqual([{ key: 'k' }]);
   });
 
+  test('a key that is given again adds nothing to a queue that is full; what is refused takes no key', async () => {
+    const { sql } = await backend.open({ worker: false });
+    await sql.query('insert into net.queue_limit (role, requests) values (null, 1)');
+    const id = await idOf(sql, ask('http://h/', 'k'));
+    expect(await idOf(sql, ask('http://h/', 'k'))).toBe(id);
+    await expect(sql.query(ask('http://h/', 'other'))).rejects.toMatchObject({ code: '53400' });
+    expect(await sql.query('select key from net.idempotency_keys')).toEqual([{ key: 'k' }]);
+  });
+
   test.runIf(can(backend, 'severalSessions'))('eight sessions at once are given one id', async () => {
     const stage = await backend.open({ worker: false });
     const sessions = await Promise.all(Array.from({ length: 8 }, () => stage.session()));

@@ -12,6 +12,7 @@ async function copyOf(original: Site): Promise<Site> {
     select net.http_get('http://127.0.0.1/1'), net.http_get('http://127.0.0.1/2');
     insert into net.worker (name, version, role, lease_until, restart_seen) values ('w', '0', 10, now() + interval '1 day', 0);
     update net.http_request_queue set claimed_by = 1 where id = 2;
+    insert into net.callbacks (request_id, function, requester) values (0, 10, 10);
     insert into net._http_response (id, login_role) values (0, 10);
     select setval('net.wake_promise', 99999999999999)`);
   return await duplicate(original);
@@ -85,13 +86,18 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
       insert into net.idempotency_keys (requester, key, request_id, expires_at) values (4711, 'k', 0, 'infinity');
       insert into net.kept_requests (id, method, url, headers, timeout_milliseconds, attempts, state, login_role, set_role)
       values (0, 'GET', 'http://h', '{}', 1, 1, 'failed', 4711, 4712);
+      update net.http_request_queue set on_success = 4711;
+      insert into net.attempts (request_id, attempt, started, login_role) values (0, 1, now(), 4711);
+      insert into net.callbacks (request_id, function, requester) values (0, 4711, 4711);
+      insert into net.idempotency_keys (requester, key, request_id, expires_at) values (4711, 'k', 0, 'infinity');
+      insert into net.ordering_keys (requester, ordering_key, request_id, after_id, seen_xid) values (4711, 'k', 0, 0, 0);
       update net.installation set system_identifier = '1'`);
     const db = await site.open();
     expect(await inspectInstallation(db)).toMatchObject({ kind: 'copy' });
     const report = await adopt(db, { queue: 'keep' });
     expect(report.lines.at(-1)).toMatch(/only the owner and net_admin see it here/);
-    expect(await site.sql('select login_role, set_role from net.http_request_queue')).toEqual([
-      { login_role: null, set_role: null },
+    expect(await site.sql('select login_role, set_role, on_success from net.http_request_queue')).toEqual([
+      { login_role: null, set_role: null, on_success: null },
     ]);
     expect(await site.sql('select login_role, set_role from net._http_response')).toEqual([
       { login_role: null, set_role: null },
@@ -102,9 +108,9 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
     expect(await site.sql('select login_role, set_role from net.attempts')).toEqual([
       { login_role: null, set_role: null },
     ]);
-    expect(await site.sql('select on_success from net.http_request_queue')).toEqual([{ on_success: null }]);
-    expect(await site.sql('select from net.callbacks')).toEqual([]);
-    expect(await site.sql('select from net.idempotency_keys')).toEqual([]);
+    for (const table of ['callbacks', 'idempotency_keys', 'ordering_keys']) {
+      expect(await site.sql(`select from net.${table}`), table).toEqual([]);
+    }
     expect(await inspectInstallation(db)).toMatchObject({ kind: 'ready' });
   });
 
