@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { httpServer } from '../http/loopback.ts';
-import { backends, can, type Stage } from './backends.ts';
+import { can, newestBackends, type Stage } from './backends.ts';
 
 // What failed and holds up its ordering key stays under its own id: what else goes by that id, when it is cancelled or sent again.
 
@@ -30,7 +30,7 @@ const block = (stage: Stage, url: string, options = ''): Promise<number> =>
     `select net.request('GET', '${url}', timeout_milliseconds := 60000, ordering_key := 'k', if_failed := 'block' ${options})`,
   );
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('sent again, it calls the function for its new response and not the one for the old', async () => {
     const stage = await backend.open();
     await stage.sql.query(functions);
