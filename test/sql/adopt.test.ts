@@ -64,7 +64,6 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
   test('or discards it', async () => {
     const copy = await copyOf(await openSite(major));
     const db = await copy.open();
-    await copy.sql('insert into net.callbacks (request_id, function, requester) values (0, 4713, 10)');
     const report = await adopt(db, { queue: 'discard' });
     expect(report).toMatchObject({ kind: 'adopted', kept: 0, discarded: 2 });
     expect(report.lines).toContain('Deleted, not to be called from here: 1 callback of the original.');
@@ -86,10 +85,6 @@ describe.each(availableMajors())('adopt on PostgreSQL %i', (major) => {
       insert into net.idempotency_keys (requester, key, request_id, expires_at) values (4711, 'k', 0, 'infinity');
       insert into net.kept_requests (id, method, url, headers, timeout_milliseconds, attempts, state, login_role, set_role)
       values (0, 'GET', 'http://h', '{}', 1, 1, 'failed', 4711, 4712);
-      update net.http_request_queue set on_success = 4711;
-      insert into net.attempts (request_id, attempt, started, login_role) values (0, 1, now(), 4711);
-      insert into net.callbacks (request_id, function, requester) values (0, 4711, 4711);
-      insert into net.idempotency_keys (requester, key, request_id, expires_at) values (4711, 'k', 0, 'infinity');
       insert into net.ordering_keys (requester, ordering_key, request_id, after_id, seen_xid) values (4711, 'k', 0, 0, 0);
       update net.installation set system_identifier = '1'`);
     const db = await site.open();
