@@ -59,6 +59,12 @@ const aftermathStatement: Statement = {
     from given g
     -- What is nobody's (inserted by hand, of another server) has nobody's function to be called.
     where g.callback is not null and coalesce(g.set_role, g.login_role) is not null
+      -- Where this has been committed once already, and its answer was lost, the call may have been made: none for a second time.
+      and case
+        when exists (select from net.http_request_queue q where q.id = g.id)
+        then exists (select from net.http_request_queue q where q.id = g.id and q.claimed_by = $1)
+        else not exists (select from net._http_response r where r.id = g.id)
+      end
     on conflict do nothing`,
 };
 

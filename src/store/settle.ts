@@ -190,16 +190,29 @@ async function settleAll(db: Database, workerId: bigint, part: readonly Settleme
  */
 async function retryAll(db: Database, workerId: bigint, part: readonly Followed[]): Promise<Done> {
   const { returned, deleted, cancelled, locked: lockedIds } = await putBackForRetry(db, workerId, part);
-  const done = part.filter((s) => deleted.includes(s.id) && hasResponse(s));
+  const isDeleted = new Set(deleted);
+  const done = part.filter(({ id }) => isDeleted.has(id));
   const given = part.filter(({ id }) => cancelled.includes(id)).map(cancelledInstead);
   return {
     recorded: [
-      ...(done.length > 0 ? await recordResponses(db, workerId, done) : []),
+      ...(await recordDeleted(db, workerId, done)),
       ...(given.length > 0 ? (await settleAll(db, workerId, given)).recorded : []),
     ],
     returned,
     locked: part.filter(({ id }) => lockedIds.includes(id)),
   };
+}
+
+/**
+ * One by one: a response may be there already. Others have finished the request then; it had gone back before, and the connection
+ * was lost with the answer.
+ */
+async function recordDeleted(db: Database, workerId: bigint, done: readonly Settlement[]): Promise<readonly bigint[]> {
+  const recorded: bigint[] = [];
+  for (const s of done) {
+    recorded.push(...(hasResponse(s) ? await recordOneResponse(db, workerId, s) : [s.id]));
+  }
+  return recorded;
 }
 
 /** One row that was refused: as it is, then without the characters that the database lacks, then as unrecordable. */
