@@ -183,7 +183,7 @@ export class Lookout {
     if (claimed.rows.length > 0) {
       this.found(nowMs);
     }
-    if (!this.#mark.isAtEnd) {
+    if (!this.#mark.isAtEnd || claimed.rows.length >= slots) {
       this.#lookNow = true;
     }
     if (stretch.kind === 'pass') {
