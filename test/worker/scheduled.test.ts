@@ -118,6 +118,19 @@ describe('a claim', () => {
     ]);
   });
 
+  test('that could not take what is due, because somebody has locked it, says to come again', async () => {
+    const { sql, db, workerId } = await openRegistered();
+    const among = { roles: [], rolesIncluded: false, pairs: [], pairsIncluded: false };
+    await sql.query(`
+      insert into net.http_request_queue (method, url, headers, timeout_milliseconds, due_at)
+      select 'GET', 'http://h/', '{}', 1, now() from generate_series(1, 3)`);
+    await sql.query('begin; select net.cancel(2)');
+    expect(await claim(db, workerId, 9, start)).toMatchObject({ rows: [{ id: 1n }, { id: 3n }], nextDueMs: 1_000 });
+    expect(await claim(db, workerId, 9, start, among)).toMatchObject({ rows: [], nextDueMs: 1_000 });
+    await sql.query('rollback');
+    expect(await claim(db, workerId, 9, start)).toMatchObject({ rows: [{ id: 2n }], nextDueMs: null });
+  });
+
   test('that finds fewer than it asked for says when the next falls due; what never does rings no alarm', async () => {
     const { sql, db, workerId } = await openRegistered();
     const nextDueMs = async (): Promise<number | null | undefined> => (await claim(db, workerId, 1, start))?.nextDueMs;
