@@ -308,6 +308,10 @@ export class Flights {
   /** They are done with: their slots are free again. */
   recorded(group: readonly Landed[]): void {
     this.#recording -= group.length;
+    for (const { settlement } of group) {
+      // Too late: should it ever be claimed again, then because somebody has asked for that since.
+      this.#cancelledAhead.delete(settlement.id);
+    }
     release(group);
     this.startParked();
   }

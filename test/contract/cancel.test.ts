@@ -60,6 +60,15 @@ describe.each(newestBackends)('$name', (backend) => {
     expect(stage.receivedPaths).toEqual(['/b']);
   });
 
+  test('one that failed for good before it could be given up, and blocks its key, can be sent again', async () => {
+    const stage = await backend.open({ worker: false });
+    const id = await request(stage, `${stage.echoUrl}/again`, `, ordering_key := 'k', if_failed := 'block'`);
+    await stage.sql.query(`update net.http_request_queue set due_at = 'infinity', cancel_asked = true`);
+    expect(await stage.sql.query(`select net.redeliver(${id})::int as id`)).toEqual([{ id }]);
+    await stage.startWorker();
+    expect(await stage.response(id)).toMatchObject({ status_code: 200 });
+  });
+
   test('one that is being sent is given up: the exchange ends', async () => {
     const stage = await backend.open();
     let left = 0;

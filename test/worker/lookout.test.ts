@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
+import type { Database } from '../../src/postgres/database.ts';
 import type { Claimed } from '../../src/store/claim.ts';
 import { Lookout } from '../../src/worker/lookout.ts';
 import { defaultTiming } from '../../src/worker/timing.ts';
-import type { Database } from '../../src/postgres/database.ts';
 
 const horizonRow = { xmin: 9n, xmax: 10n, running: [], last_id: 0n };
 /** Answers what a lookout asks of a quiet server. */
