@@ -59,7 +59,15 @@ const waitingKeysStatement: Statement = {
       select
         h.requester, h.ordering_key, h.id, pg_catalog.split_part(h.url, '/', 3) || coalesce('/' || h.limit_key, '') as origin,
         h.place = $3 as is_last,
-        h.claimed_by is null and (h.due_at is null or h.due_at <= pg_catalog.statement_timestamp()) as is_waiting
+        h.claimed_by is null and (h.due_at is null or h.due_at <= pg_catalog.statement_timestamp())
+          -- One that became visible late may be the first, while it is another's turn.
+          and not exists (
+            select
+            from net.ordering_keys k
+            join net.http_request_queue t on t.id = k.request_id
+            where k.requester = h.requester and k.ordering_key = h.ordering_key and t.id <> h.id
+              and (t.claimed_by is not null or t.due_at > pg_catalog.statement_timestamp())
+          ) as is_waiting
       from heads h
       limit $3
     )

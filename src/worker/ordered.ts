@@ -16,6 +16,8 @@ const walkKeysMax = 1_000;
 /** Walks keep this distance, and ten times what the last one took: they cost a busy worker a tenth of its time at most. */
 const walkEveryMs = 20;
 const restPerWalk = 10;
+/** A request whose turn it seemed to be and that could not be claimed is looked for again after so long: see {@link Ordered}. */
+const walkAgainMs = 1_000;
 /** What was woken for requests without a key is first to do what it was woken for. */
 const walkAfterFindMs = 3;
 /** So many keys are remembered of one lane, and of all together; those left out are found by a later walk. */
@@ -42,7 +44,8 @@ export type OrderedContext = {
  * recorded may have a next one; and walks over the keys that are in the queue find all others. A walk follows the looks of the
  * passes (woken, an alarm, a sweep, the last look before silence): whatever calls for those calls for it.
  *
- * Only ever a hint: net._claim_ordered says whose turn it is.
+ * Only ever a hint: net._claim_ordered says whose turn it is. A request that somebody has locked (net.cancel in a transaction that
+ * is not over) is none's: should that be rolled back, nobody says so.
  */
 export class Ordered {
   readonly #c: OrderedContext;
@@ -57,6 +60,8 @@ export class Ordered {
   #leftOutAfter: Key | undefined;
   #walkTookMs = 0;
   #nextWalkMs = Number.NEGATIVE_INFINITY;
+  /** When a walk is wanted though nothing happens. */
+  #walkAgainAtMs = never;
   /** Keys are known, or room has come, that no claim has been tried for. */
   #mayClaim = false;
   #nextClaimMs = Number.NEGATIVE_INFINITY;
@@ -108,6 +113,10 @@ export class Ordered {
 
   /** When the next look is due, where there are free slots; the past where one is due now. */
   get dueAtMs(): number {
+    return Math.min(this.#dueAtMs, this.#walkAgainAtMs);
+  }
+
+  get #dueAtMs(): number {
     if (this.#walkAfter !== undefined) {
       return Number.NEGATIVE_INFINITY;
     }
@@ -121,6 +130,10 @@ export class Ordered {
 
   /** Walks on where that is due, and claims what there is room for. Null where the worker has no lease. */
   async look(): Promise<Rows | null> {
+    if (this.#c.now() >= this.#walkAgainAtMs) {
+      this.#walkAgainAtMs = never;
+      this.#isWalkWanted = true;
+    }
     if (this.#walkAfter !== undefined || (this.#isWalkWanted && this.#c.now() >= this.#nextWalkMs)) {
       await this.#walk();
     }
@@ -136,6 +149,10 @@ export class Ordered {
       this.#nextClaimMs = this.#c.now() + walkEveryMs;
       return rows === null ? null : [];
     }
+    const ids = new Set(rows.map(({ id }) => id));
+    if (keys.some(({ firstId }) => firstId !== null && !ids.has(firstId))) {
+      this.#walkAgainAtMs = Math.min(this.#walkAgainAtMs, this.#c.now() + walkAgainMs);
+    }
     return rows;
   }
 
@@ -145,7 +162,7 @@ export class Ordered {
     for (;;) {
       this.#nextWalkMs = Number.NEGATIVE_INFINITY;
       const rows = await this.look();
-      if (rows === null || rows.length > 0 || this.dueAtMs === never) {
+      if (rows === null || rows.length > 0 || this.#dueAtMs === never) {
         return rows;
       }
     }

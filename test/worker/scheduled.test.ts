@@ -10,6 +10,7 @@ import { type Claimed, claim, dueStart } from '../../src/store/claim.ts';
 import { register } from '../../src/store/register.ts';
 import { sessionSettings } from '../../src/store/session.ts';
 import { settle } from '../../src/store/settle.ts';
+import { Ordered } from '../../src/worker/ordered.ts';
 import { Signal } from '../../src/worker/signal.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { startTestPostgres } from '../support/servers.ts';
@@ -145,6 +146,45 @@ describe('a claim', () => {
     await sql.query(`select net.request('GET', 'http://h/')`);
     expect(await nextDueMs()).toBeNull();
     expect(await nextDueMs()).not.toBeNull();
+  });
+});
+
+describe('an ordered request that somebody has locked', () => {
+  test('is looked for again', async () => {
+    const { sql, db, workerId } = await openRegistered();
+    let nowMs = 0;
+    const flights = { freeSlots: 9, roomFor: () => 9 };
+    const ordered = new Ordered({ db, workerId, flights, settings: { batchSize: 9 }, now: () => nowMs });
+    await sql.query(`select net.request('GET', 'http://h/', ordering_key := 'k')`);
+    await sql.query('begin; select net.cancel(1)');
+    ordered.looked(false);
+    expect(await ordered.look()).toEqual([]);
+    expect(await ordered.lookThrough()).toEqual([]);
+    expect(ordered.dueAtMs).toBeLessThanOrEqual(1_000);
+    await sql.query('rollback');
+    nowMs = 1_000;
+    expect(await ordered.look()).toMatchObject([{ id: 1n }]);
+    expect(ordered.dueAtMs).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  test('but not while it is the turn of another, which blocks the key', async () => {
+    const { sql, db, workerId } = await openRegistered();
+    let nowMs = 0;
+    const flights = { freeSlots: 9, roomFor: () => 9 };
+    const ordered = new Ordered({ db, workerId, flights, settings: { batchSize: 9 }, now: () => nowMs });
+    await sql.query(`
+      select net.request('GET', 'http://h/', ordering_key := 'k') from generate_series(1, 2);
+      update net.http_request_queue set claimed_by = null, due_at = 'infinity' where id = 2;
+      insert into net.ordering_keys select set_role, 'k', 2, 0, 3 from net.http_request_queue where id = 2`);
+    for (; nowMs <= 2_000; nowMs += 1_000) {
+      ordered.looked(false);
+      expect(await ordered.look()).toEqual([]);
+      expect(ordered.dueAtMs).toBe(Number.POSITIVE_INFINITY);
+    }
+    // Its turn comes back.
+    await sql.query('select net._retry_blocked(2)');
+    ordered.looked(false);
+    expect(await ordered.look()).toMatchObject([{ id: 2n }]);
   });
 });
 
