@@ -4,21 +4,6 @@ import type { Row, Session, Statement } from '../postgres/database.ts';
 import { isUnreadable, refuseUnreadable } from './unreadable.ts';
 
 /**
- * When to come again, for who took all that it could. What is due and was not taken somebody has locked (net.cancel in a transaction
- * that is not over): should that be rolled back, nobody says so.
- */
-const nextDueMs = `
-      case when pg_catalog.cardinality((select ids from picked)) < $2 then least((
-        select 1000::double precision from net.http_request_queue w
-        where w.due_at <= pg_catalog.statement_timestamp() and w.claimed_by is null and w.ordering_key is null
-          and w.id <> all ((select ids from picked)::bigint[])
-        order by w.due_at limit 1), (
-        select pg_catalog.ceil(extract(epoch from w.due_at - pg_catalog.clock_timestamp()) * 1000)::double precision
-        from net.http_request_queue w
-        where w.due_at > pg_catalog.statement_timestamp() and w.due_at < 'infinity' and w.claimed_by is null
-        order by w.due_at limit 1)) end`;
-
-/**
  * Takes up to `$2` waiting requests for worker `$1` and marks them as its own; they stay in the queue until they are done.
  *
  * Rows with a priority above `$4` and rows that are due (`due_at` set: they came back, or were asked for later) are found
@@ -99,7 +84,14 @@ const claimStatement: Statement = {
     )
     select
       c.*,
-      ${nextDueMs} as next_due_ms
+      -- What is due and was not taken somebody has locked (net.cancel): should that be rolled back, nobody says so.
+      case when pg_catalog.cardinality((select ids from picked)) < $2 then least((
+        select 1000::double precision from net.http_request_queue w where w.due_at <= pg_catalog.statement_timestamp()
+          and w.claimed_by is null and w.ordering_key is null and w.id <> all ((select ids from picked)::bigint[])
+        order by w.due_at limit 1), (
+        select pg_catalog.ceil(extract(epoch from w.due_at - pg_catalog.clock_timestamp()) * 1000)::double precision
+        from net.http_request_queue w where w.due_at > pg_catalog.statement_timestamp() and w.due_at < 'infinity'
+          and w.claimed_by is null order by w.due_at limit 1)) end as next_due_ms
     from me
     left join claimed c on true`,
 };
@@ -229,7 +221,13 @@ const claimAmongStatement: Statement = {
         then (select array[w.due_at::text, w.id::text] from due_walked w order by w.due_at desc, w.id desc limit 1)
         else coalesce((select array[d.due_at::text, d.id::text] from due d order by d.due_at desc, d.id desc limit 1), $10)
       end as due_up_to,
-      ${nextDueMs} as next_due_ms,
+      case when pg_catalog.cardinality((select ids from picked)) < $2 then least((
+        select 1000::double precision from net.http_request_queue w where w.due_at <= pg_catalog.statement_timestamp()
+          and w.claimed_by is null and w.ordering_key is null and w.id <> all ((select ids from picked)::bigint[])
+        order by w.due_at limit 1), (
+        select pg_catalog.ceil(extract(epoch from w.due_at - pg_catalog.clock_timestamp()) * 1000)::double precision
+        from net.http_request_queue w where w.due_at > pg_catalog.statement_timestamp() and w.due_at < 'infinity'
+          and w.claimed_by is null order by w.due_at limit 1)) end as next_due_ms,
       case when pg_catalog.cardinality((select ids from picked)) < $2 then (
         select w.id
         from net.http_request_queue w
