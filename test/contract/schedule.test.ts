@@ -28,7 +28,7 @@ describe.each(newestBackends)('$name', (backend) => {
       const dueAt = due.find((row) => row.id === id)?.due_at;
       if (dueAt !== undefined) expect(created.getTime()).toBeGreaterThanOrEqual(dueAt.getTime());
     }
-    expect(stage.receivedPaths).toEqual(['/first', '/run_at', '/delay']);
+    expect(stage.receivedPaths.toSorted()).toEqual(['/delay', '/first', '/run_at']);
   });
 
   test('what waits for its time when the worker starts is sent, and what is far off is not waited for', async () => {

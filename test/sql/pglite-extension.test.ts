@@ -79,7 +79,7 @@ test('once the extension is created, requests go out from the same process', asy
   await until(async () => (await db.query(responses)).rows.length === 1, 'the response is there');
   expect((await db.query(responses)).rows).toEqual([{ id: 2, status_code: 200, error_code: null }]);
   expect(received.map(({ method, path }) => `${method} ${path}`)).toEqual(['POST /post']);
-  expect((await db.query(`select name from pg_settings where name like 'pg_net%'`)).rows).toHaveLength(10);
+  expect((await db.query(`select name from pg_settings where name like 'pg_net%'`)).rows).toHaveLength(16);
 
   await db.query(`select net.http_get($1 || n) from generate_series(1, 100) n`, [`${echo.url}/`]);
   await db.pg_net.drain();
