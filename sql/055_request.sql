@@ -27,6 +27,27 @@ begin
 end
 $$;
 
+-- Whether the role may send again, or cancel, what any role had requested: it has the rights of the schema's owner or of net_admin.
+-- API: private
+create function net._acts_for_all(role oid)
+  returns boolean
+  language sql
+  stable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_roles a
+    where (
+        a.rolname = net._owner_name()
+        -- One that net.set_grants knows, and that did not come to its name since.
+        or (a.rolname = 'net_admin' and has_table_privilege(a.oid, 'net.kept_requests', 'SELECT'))
+      )
+      and pg_has_role(role, a.oid, 'USAGE')
+  )
+$$;
+
 -- Raises for what is no method that can be requested; returns it as it is to be stored.
 -- API: private
 create function net._checked_method(method text)

@@ -56,27 +56,6 @@ create type net.redelivery as (
   run_at      timestamptz
 );
 
--- Whether the role may send again, or cancel, what any role had requested: it has the rights of the schema's owner or of net_admin.
--- API: private
-create function net._redelivers_for_all(role oid)
-  returns boolean
-  language sql
-  stable
-  parallel safe
-  set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select
-    from pg_roles a
-    where (
-        a.rolname = net._owner_name()
-        -- One that net.set_grants knows, and that did not come to its name since.
-        or (a.rolname = 'net_admin' and has_table_privilege(a.oid, 'net.kept_requests', 'SELECT'))
-      )
-      and pg_has_role(role, a.oid, 'USAGE')
-  )
-$$;
-
 -- Enqueues a kept request that the caller has locked as a new one, for whom it was first made; returns the new id.
 -- API: private
 create function net._send_again(kept_id bigint, due_at timestamptz)
@@ -130,7 +109,7 @@ create function net._refuse_redelivery(role oid, request_id bigint)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  for_all  boolean := net._redelivers_for_all(role);
+  for_all  boolean := net._acts_for_all(role);
   response net._http_response;
   why      text := 'There is no such request, it was made by another role, or the time for which it was kept has passed (pg_net.keep_requests_ttl).';
   advice   text := 'What you can send again is in net.kept_requests.';
@@ -173,8 +152,7 @@ as $$
 declare
   -- First: the workers' low-water mark depends on the transaction's id being older than the request's.
   role    oid := net._caller_role(caller);
-  for_all boolean := net._redelivers_for_all(role);
-  is_free boolean;
+  for_all boolean := net._acts_for_all(role);
 begin
   perform
   from net.kept_requests k
@@ -184,17 +162,12 @@ begin
     return net._send_again(request_id, null);
   end if;
   -- One that failed and holds up those of its ordering_key is still in the queue: it is tried again itself.
-  if to_regprocedure('net._retry_blocked(bigint)') is not null
-    and exists (
-      select
-      from net.http_request_queue q
-      where q.id = request_id and (for_all or pg_has_role(role, coalesce(q.set_role, q.login_role), 'USAGE'))
-    )
-  then
-    execute 'select net._retry_blocked($1)' into is_free using request_id;
-    if is_free then
-      return request_id;
-    end if;
+  if exists (
+    select
+    from net.http_request_queue q
+    where q.id = request_id and (for_all or pg_has_role(role, coalesce(q.set_role, q.login_role), 'USAGE'))
+  ) and net._retry_blocked(request_id) then
+    return request_id;
   end if;
   perform net._refuse_redelivery(role, request_id);
 end
@@ -299,7 +272,7 @@ as $$
 declare
   -- First: the workers' low-water mark depends on the transaction's id being older than the request's.
   role     oid := net._caller_role(caller);
-  for_all  boolean := net._redelivers_for_all(role);
+  for_all  boolean := net._acts_for_all(role);
   began    timestamptz := clock_timestamp();
   ranges   int4range[] := net._status_ranges(status);
   no_codes boolean := status ~* 'error';

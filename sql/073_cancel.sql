@@ -12,7 +12,7 @@ create function net._cancel(caller net._caller, request_id bigint)
 as $$
 declare
   canceller oid := net._caller_role(caller);
-  sees_all  boolean := net._redelivers_for_all(canceller);
+  sees_all  boolean := net._acts_for_all(canceller);
   -- A row of the queue as far as it matters here.
   request   record;
   outcome   text;
