@@ -145,8 +145,17 @@ type Done = Pick<Settled, 'recorded' | 'returned'> & {
   readonly locked: readonly Settlement[];
 };
 
-function isPlain(settlement: Settlement): boolean {
-  return settlement.aftermath === undefined;
+/** Whether its response is all that is recorded, which has the label, too. */
+function isPlain({ aftermath }: Settlement): boolean {
+  return (
+    aftermath === undefined ||
+    (aftermath.retryInMs === undefined &&
+      aftermath.attempt === 1 &&
+      !aftermath.isKept &&
+      !aftermath.blocksKey &&
+      aftermath.keep !== 'none' &&
+      aftermath.callback === undefined)
+  );
 }
 
 function isRetried(settlement: Settlement): settlement is Followed {
