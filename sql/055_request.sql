@@ -266,16 +266,25 @@ begin
     select r.url, r.headers into url, headers
     from net._checked_request(url, null, headers, timeout_milliseconds) r;
   end if;
+  if options.idempotency_key is not null then
+    -- What is there already adds nothing to a queue that is full.
+    select k.request_id into first_id
+    from net.idempotency_keys k
+    where k.requester = (select net._caller_role(caller)) and k.key = options.idempotency_key and k.expires_at > clock_timestamp();
+    if found then
+      return first_id;
+    end if;
+  end if;
+  -- Before the request's id is taken, by which requests are counted.
+  if not net._is_open() then
+    perform net._check_standing(requester, method, url);
+  end if;
   request_id := nextval('net.http_request_queue_id_seq');
   if options.idempotency_key is not null then
     first_id := net._first_request(requester, options.idempotency_key, request_id);
     if first_id <> request_id then
       return first_id;
     end if;
-  end if;
-  -- What is there already adds nothing to a queue that is full. Where this raises, the key is not taken.
-  if not net._is_open() then
-    perform net._check_standing(requester, method, url);
   end if;
   insert into net.http_request_queue (
     id, method, url, headers, body, timeout_milliseconds, set_role, sign_with,
