@@ -20,7 +20,14 @@ import type { ConnectCallbacks } from '../../src/worker/callbacks.ts';
 import type { Target } from '../../src/worker/opening.ts';
 import type { WorkerLog, WorkerParts } from '../../src/worker/parts.ts';
 import { Worker } from '../../src/worker/worker.ts';
-import { availableMajors, startTestPostgres, type TestMajor, temporaryDirectory, until } from '../support/servers.ts';
+import {
+  availableMajors,
+  newestMajors,
+  startTestPostgres,
+  type TestMajor,
+  temporaryDirectory,
+  until,
+} from '../support/servers.ts';
 
 /**
  * What the suite asks of a backend beyond the API itself. A backend either can do it, or says how it refuses: the text that the
@@ -453,8 +460,5 @@ const pgliteBackend: Backend = {
 /** Every PostgreSQL that is asked for (PGFETCH_TEST_MAJORS), and PGlite. */
 export const backends: readonly Backend[] = [...availableMajors().map(pgBackend), pgliteBackend];
 
-/** The newest PostgreSQL and PGlite, unless majors are asked for: for what differs little from one to the next. */
-export const newestBackends: readonly Backend[] =
-  process.env['PGFETCH_TEST_MAJORS'] === undefined
-    ? [...availableMajors().slice(-1).map(pgBackend), pgliteBackend]
-    : backends;
+/** The newest PostgreSQL (unless majors are asked for) and PGlite: for what differs little from one to the next. */
+export const newestBackends: readonly Backend[] = [...newestMajors().map(pgBackend), pgliteBackend];

@@ -1,12 +1,12 @@
 import { describe, expect, test, vi } from 'vitest';
-import { backends, can } from './backends.ts';
+import { can, newestBackends } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // When a request is sent, and how often: at commit, once.
 
 vi.setConfig({ testTimeout: 60_000 });
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test.runIf(can(backend, 'severalSessions'))('nothing is sent before the transaction commits', async () => {
     const stage = await backend.open();
     const open = await stage.session();

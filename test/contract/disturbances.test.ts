@@ -1,12 +1,12 @@
 import { describe, expect, test, vi } from 'vitest';
-import { backends, can } from './backends.ts';
+import { can, newestBackends } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // What users may do to the tables, the extension and the settings while the worker works.
 
 vi.setConfig({ testTimeout: 60_000 });
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test.each([
     ['DELETE', 'DELETE FROM net.http_request_queue'],
     ['TRUNCATE', 'TRUNCATE net.http_request_queue'],

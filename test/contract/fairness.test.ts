@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { backends, type Stage } from './backends.ts';
+import { newestBackends, type Stage } from './backends.ts';
 import { startGate } from './gate.ts';
 
 /** Enqueues so many requests in one transaction. */
@@ -14,7 +14,7 @@ async function asRole(stage: Stage, statement: string): Promise<void> {
   await stage.sql.query('reset role; drop role fairness_other');
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('a host that does not answer takes three quarters of the slots and holds no other up', async () => {
     const stage = await backend.open();
     const dead = await startGate();

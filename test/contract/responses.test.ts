@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test, vi } from 'vitest';
 import { closedPort, httpServer, scriptedServer, tcpServer } from '../http/loopback.ts';
-import { backends, can, type ResponseRow } from './backends.ts';
+import { can, newestBackends, type ResponseRow } from './backends.ts';
 import { startGate } from './gate.ts';
 
 // What stands in net._http_response, and the functions that read it.
@@ -21,7 +21,7 @@ const bytesOf = (response: ResponseRow): string | null =>
 
 const failed = { status_code: null, content_type: null, headers: null, content: null };
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('bodies: text as it is, an empty one as NULL, what text cannot hold as exact bytes beside it', async () => {
     const stage = await backend.open();
     const bodies = {

@@ -1,6 +1,6 @@
 import { describe, expect, test, vi } from 'vitest';
 import { closedPort } from '../http/loopback.ts';
-import { backends, can, type ResponseRow, type Stage } from './backends.ts';
+import { can, newestBackends, type ResponseRow, type Stage } from './backends.ts';
 
 // Every SQL block of pg_net's documentation, as it stands there. `paste` fills in what the reader is to fill in (`<row_id>`), and
 // sends to the echo server what the examples send to public hosts; nothing else is changed.
@@ -20,7 +20,7 @@ function echoed(response: ResponseRow): Record<string, unknown> {
   return JSON.parse(response.content ?? '') as Record<string, unknown>;
 }
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('CREATE EXTENSION pg_net;', async () => {
     const stage = await backend.open({ worker: false });
     await stage.sql.query('DROP EXTENSION pg_net');

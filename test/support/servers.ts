@@ -85,6 +85,11 @@ export function availableMajors(): TestMajor[] {
   });
 }
 
+/** The newest of them, unless majors are asked for: for what differs little from one to the next. */
+export function newestMajors(): TestMajor[] {
+  return process.env['PGFETCH_TEST_MAJORS'] === undefined ? availableMajors().slice(-1) : availableMajors();
+}
+
 /** The binaries of a major: 18 is a dependency, 15 comes with this workspace, the others with `npm run test:matrix`. */
 export function testNativeDirectory(major: TestMajor): string {
   const here = createRequire(import.meta.url);

@@ -4,10 +4,10 @@ import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { installedDatabase } from '../support/installed.ts';
-import { availableMajors, startTestPostgres, until } from '../support/servers.ts';
+import { newestMajors, startTestPostgres, until } from '../support/servers.ts';
 
 /** Real worker processes, killed and paused: what no code of theirs can tidy up after. Runs the built CLI. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing: (() => unknown)[] = [];
 
   afterEach(async () => {

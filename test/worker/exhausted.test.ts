@@ -9,10 +9,10 @@ import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openSession } from '../support/opened.ts';
 import { type Relay, startRelay } from '../support/relay.ts';
-import { availableMajors, startTestPostgres, type TestServer, temporaryDirectory, until } from '../support/servers.ts';
+import { newestMajors, startTestPostgres, type TestServer, temporaryDirectory, until } from '../support/servers.ts';
 
 /** A server that has run out of something: the worker waits, says once what to do, goes on by itself, and loses nothing. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing = closedAfterEach();
 
   const own = (name: string, settings: Readonly<Record<string, string>> = {}): Promise<TestServer> =>

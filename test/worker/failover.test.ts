@@ -7,11 +7,11 @@ import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openSession } from '../support/opened.ts';
 import { type Relay, startRelay } from '../support/relay.ts';
-import { availableMajors, startTestPostgres, type TestMajor, until } from '../support/servers.ts';
+import { newestMajors, startTestPostgres, type TestMajor, until } from '../support/servers.ts';
 import { startStandby } from '../support/standby.ts';
 
 /** A primary with a streaming standby; the address that the worker knows moves from one to the other. */
-describe.skipIf(process.platform === 'win32').each(availableMajors())('on PostgreSQL %i', (major: TestMajor) => {
+describe.skipIf(process.platform === 'win32').each(newestMajors())('on PostgreSQL %i', (major: TestMajor) => {
   const closing = closedAfterEach();
 
   const session = (url: string): Promise<pg.Client> => openSession(closing, url);

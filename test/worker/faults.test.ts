@@ -5,10 +5,10 @@ import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.
 import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openReceiver, openSession } from '../support/opened.ts';
-import { availableMajors, createDatabase, startTestPostgres, type TestServer, until } from '../support/servers.ts';
+import { createDatabase, newestMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
 /** What the worker survives, on every major: each test has a database, a receiver and workers of its own. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing = closedAfterEach();
 
   const session = (url: string): Promise<pg.Client> => openSession(closing, url);

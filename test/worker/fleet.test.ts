@@ -8,10 +8,10 @@ import { type CreateFleetOptions, createFleet } from '../../src/worker/create-fl
 import type { Fleet } from '../../src/worker/fleet.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openReceiver, openSession } from '../support/opened.ts';
-import { availableMajors, createDatabase, startTestPostgres, type TestServer, until } from '../support/servers.ts';
+import { createDatabase, newestMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
 /** Every database of a server by one process. Each test begins and ends with a server that has only its own databases. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing = closedAfterEach();
 
   const server = (): Promise<TestServer> => startTestPostgres({ major });

@@ -8,10 +8,10 @@ import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.
 import { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
 import { closedAfterEach, openReceiver, openSession } from '../support/opened.ts';
-import { availableMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
+import { newestMajors, startTestPostgres, type TestServer, until } from '../support/servers.ts';
 
 /** `net.set_paused`: the workers leave a database, and come back. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing = closedAfterEach();
 
   const session = (url: string): Promise<pg.Client> => openSession(closing, url);

@@ -8,10 +8,10 @@ import { type CreateWorkerOptions, createWorker } from '../../src/worker/create.
 import { Flights } from '../../src/worker/flights.ts';
 import type { Worker } from '../../src/worker/worker.ts';
 import { installedDatabase } from '../support/installed.ts';
-import { availableMajors, startTestPostgres, until } from '../support/servers.ts';
+import { newestMajors, startTestPostgres, until } from '../support/servers.ts';
 
 /** What the database will not take, or not now, and what is enqueued while nobody looks: none of it may stop the rest. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing: (() => Promise<unknown>)[] = [];
 
   afterEach(async () => {

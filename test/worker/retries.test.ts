@@ -4,10 +4,10 @@ import { install } from '../../src/schema/install.ts';
 import { readAsked } from '../../src/store/register.ts';
 import { startReceiver } from '../contract/receiver.ts';
 import { openSite } from '../sql/databases.ts';
-import { availableMajors, until } from '../support/servers.ts';
+import { newestMajors, until } from '../support/servers.ts';
 
 /** Retries outlive whoever made the first attempt: worker processes that are killed, and a server that crashes. Runs the built CLI. */
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   function startWorkerProcess(url: string, name: string): { kill: () => Promise<void> } {
     const child: ChildProcess = spawn(
       process.execPath,

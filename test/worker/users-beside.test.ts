@@ -8,7 +8,7 @@ import { extensionFiles } from '../../src/schema/scripts.ts';
 import { uninstall } from '../../src/schema/uninstall.ts';
 import { createWorker } from '../../src/worker/create.ts';
 import type { Worker } from '../../src/worker/worker.ts';
-import { availableMajors, createDatabase, startTestPostgres, until } from '../support/servers.ts';
+import { createDatabase, newestMajors, startTestPostgres, until } from '../support/servers.ts';
 
 /**
  * What users do to the queue while thousands of requests are queued and in flight. The worker holds no lock while a request
@@ -19,7 +19,7 @@ const requests = 10_000;
 const rounds = 3;
 const userLockTimeout = '3s';
 
-describe.each(availableMajors())('on PostgreSQL %i', (major) => {
+describe.each(newestMajors())('on PostgreSQL %i', (major) => {
   const closing: (() => Promise<unknown>)[] = [];
 
   afterEach(async () => {
