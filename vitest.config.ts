@@ -7,8 +7,8 @@ export default defineConfig({
     pool: 'forks',
     // Whatever proxies the machine has: what the tests start is to reach this machine directly.
     env: { no_proxy: '*' },
-    // Every worker may run a PostgreSQL or a PGlite beside itself.
-    maxWorkers: 2,
+    // Every worker may run a PostgreSQL or a PGlite beside itself, and waits for others half of its time.
+    maxWorkers: 3,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // What a test forgets to close shows as a hanging run.

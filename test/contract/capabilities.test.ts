@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from 'vitest';
-import { type Backend, backends, type Capability, type Stage } from './backends.ts';
+import { type Backend, type Capability, newestBackends, type Stage } from './backends.ts';
 
 vi.setConfig({ testTimeout: 60_000 });
 
@@ -55,7 +55,7 @@ const attempts: Readonly<Record<Capability, (stage: Stage, backend: Backend) => 
   },
 };
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   for (const [capability, attempt] of Object.entries(attempts)) {
     const declared = backend.capabilities[capability as Capability];
     test(`${capability}: ${declared === true ? 'can' : 'refuses clearly'}`, async () => {

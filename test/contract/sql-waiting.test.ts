@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest';
 import { until } from '../support/servers.ts';
-import { backends, can, type Sql } from './backends.ts';
+import { can, newestBackends, type Sql } from './backends.ts';
 
 // Collecting responses, and waiting for them inside a statement. No worker runs: what it would write is written by hand.
 
 const response = (id: number): string =>
   `insert into net._http_response (id, status_code, headers, content) values (${id}, 418, '{"A": "b"}', 'body')`;
 
-describe.each(backends)('$name', (backend) => {
+describe.each(newestBackends)('$name', (backend) => {
   test('_http_collect_response tells answers, failures and the unknown apart', async () => {
     const { sql } = await backend.open({ worker: false });
     await sql.query(`
