@@ -72,12 +72,11 @@ export function aftermathOf(
     return undefined;
   }
   const attempt = (extras?.attempts ?? 0) + 1;
-  const policy = retryPolicyOf(row, terms);
-  const retry = { policy, attempt, sinceFirstMs: endedAtMs - (extras?.firstSentAtMs ?? startedAtMs) };
   const wasCancelled = isCancelled(outcome);
+  const sinceFirstMs = endedAtMs - (extras?.firstSentAtMs ?? startedAtMs);
   const { delayMs, isRetryable } =
     hasFailed && !wasCancelled
-      ? retryAfterMs(outcome, retry, endedAtMs, random)
+      ? retryAfterMs(outcome, { policy: retryPolicyOf(row, terms), attempt, sinceFirstMs }, endedAtMs, random)
       : { delayMs: undefined, isRetryable: false };
   const state = !hasFailed ? 'succeeded' : wasCancelled ? 'cancelled' : isRetryable ? 'dead' : 'failed';
   const blocksKey = hasFailed && delayMs === undefined && !wasCancelled && extras?.blocksKey === true;

@@ -118,13 +118,13 @@ export class Lanes {
   /** The lane of a request that begins or is parked now. */
   of(row: Claimed['row']): Lane {
     const id = roleOf(row);
-    const origin = originOf(row.url);
-    const limitKey = row.extras?.limitKey;
     const name = laneNameOf(row);
     const known = this.#roles.get(id)?.lanes.get(name);
     if (known !== undefined) {
       return known;
     }
+    const origin = originOf(row.url);
+    const limitKey = row.extras?.limitKey;
     const role = this.#roles.get(id) ?? { id, lanes: new Map(), inAir: 0, landed: 0, parked: 0 };
     const beside = this.#origins.get(origin) ?? { inAir: 0, lanes: 0 };
     const lane: Lane = { role, name, origin, limitKey, beside, bounds: undefined, inAir: 0, landed: 0, parked: [] };

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Aftermath } from '../../src/core/aftermath.ts';
 import { noTimings, type Outcome } from '../../src/core/outcome.ts';
 import type { QueueRow } from '../../src/core/request.ts';
@@ -67,13 +67,15 @@ describe('requests that are due later', () => {
   });
 
   test('in a thousand years: the longest wait is no wait of nothing', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
     const signal = new Signal();
     let isOver = false;
     const waiting = signal.wait(1_000 * 365 * 86_400_000).then(() => {
       isOver = true;
     });
-    // A timer that overflowed fires after a millisecond.
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    // A timer that overflowed fires after a millisecond, as Node.js's do.
+    await vi.advanceTimersByTimeAsync(5);
     expect(isOver).toBe(false);
     signal.raise();
     await waiting;
